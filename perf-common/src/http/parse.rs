@@ -1,0 +1,760 @@
+//! The grammar of an HTTP/1.x message over one window of bytes.
+//!
+//! A window begins where a line begins (or in the middle of one that is only passed over), and decisions are made on
+//! whole lines. Newlines are found eight bytes at a time; only a path is read byte by byte, because it is hashed.
+
+use super::{Half, Method};
+use crate::bytes::{WINDOW, Window, find, first, low, lower, opaque, text};
+use crate::route::{Path, Read};
+
+/// Where in a message one direction stands. The order matters: from [`State::FirstWithoutPayload`] on no payload is read.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A request or status line comes next.
+    Start = 0,
+    /// In a request or status line longer than the window.
+    LineRest = 1,
+    /// A header line or the empty line comes next.
+    Headers = 2,
+    /// In a header line longer than the window.
+    HeaderRest = 3,
+    /// A chunk's size comes next.
+    Chunk = 4,
+    /// A trailer line or the empty line comes next.
+    Trailers = 5,
+    TrailerRest = 6,
+    /// The first state whose bytes are counted, not read: a body of known length.
+    FirstWithoutPayload = 7,
+    /// A chunk's bytes and the line end behind them.
+    ChunkData = 8,
+    /// A body that ends with the connection.
+    UntilClose = 9,
+    /// Framing was lost; it begins anew with the next request.
+    Lost = 10,
+}
+
+const BODY: State = State::FirstWithoutPayload;
+
+/// In [`Half::framing`]: `Transfer-Encoding` ended in `chunked`.
+pub const CHUNKED: u8 = 1;
+/// In [`Half::framing`]: there was a `Content-Length`, and it is in [`Half::remaining`].
+pub const HAS_LENGTH: u8 = 2;
+
+/// A request or status line was read; the fields of [`Parsed`] that describe it are valid.
+pub const LINE: u8 = 1;
+/// The head is complete.
+pub const HEAD: u8 = 2;
+/// The message is complete.
+pub const DONE: u8 = 4;
+/// What stood there is not HTTP/1, or its framing makes no sense.
+pub const BAD: u8 = 8;
+/// It is another protocol for sure: TLS, or HTTP/2 with prior knowledge.
+pub const FOREIGN: u8 = 16;
+/// A response stands where a request had to come.
+pub const TURNED: u8 = 32;
+
+/// The longest line that tells a chunk's size, extensions included.
+const CHUNK_LINE: usize = 64;
+/// The longest authority of an absolute-form target: 256 bytes, as a host name and a port can have.
+const AUTHORITY_WORDS: usize = 32;
+/// Lines per pass, and words of a line per step of it; what is left over is read in the next pass.
+const LINES: usize = 32;
+const WORDS: usize = 16;
+/// Lengths above this (an exbibyte) are taken for it, so that sums cannot overflow.
+const MAX_LENGTH: u64 = 1 << 60;
+
+/// What one pass over a window found.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Parsed {
+    /// Bytes that are done with, counted from the window's start; may reach beyond the window into a body.
+    /// 0: the window ends in a cut line.
+    pub consumed: u32,
+    /// [`LINE`], [`HEAD`], [`DONE`], [`BAD`], [`FOREIGN`].
+    pub found: u8,
+    pub method: u8,
+    pub status: u16,
+    pub route: u64,
+    pub path_at: u32,
+    pub path_len: u32,
+}
+
+impl Parsed {
+    pub const EMPTY: Self =
+        Self { consumed: 0, found: 0, method: 0, status: 0, route: 0, path_at: 0, path_len: 0 };
+}
+
+/// What passing over bytes without reading them did.
+pub struct Skipped {
+    pub bytes: u32,
+    pub message_done: bool,
+}
+
+/// Passes over up to `rest` bytes in a state that needs no payload.
+#[inline(always)]
+pub fn skip(half: &mut Half, rest: u32) -> Skipped {
+    if half.state >= State::UntilClose as u8 {
+        return Skipped { bytes: rest, message_done: false };
+    }
+    let bytes = if half.remaining < u64::from(rest) { half.remaining as u32 } else { rest };
+    half.remaining -= u64::from(bytes);
+    if half.remaining != 0 {
+        return Skipped { bytes, message_done: false };
+    }
+    let message_done = half.state == BODY as u8;
+    half.state = if message_done { State::Start } else { State::Chunk } as u8;
+    Skipped { bytes, message_done }
+}
+
+/// One pass over a window: what goes in, what comes out, and what the stages hand on.
+///
+/// The three stages are functions of their own to the verifier, which walks through each once and not once for every way
+/// that leads there; what they share is in a map, where it knows nothing of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pass {
+    /// The direction's state, changed by the stages.
+    pub half: Half,
+    /// How many bytes of the window count, at most [`WINDOW`].
+    pub len: u64,
+    /// How many bytes of the stream there are in all, from the window's start: at least `len`.
+    pub reach: u32,
+    /// The method of the request that a response answers.
+    pub answered: u32,
+    pub out: Parsed,
+    scan: Scan,
+}
+
+impl Pass {
+    pub const EMPTY: Self = Self {
+        half: Half::EMPTY,
+        len: 0,
+        reach: 0,
+        answered: 0,
+        out: Parsed::EMPTY,
+        scan: Scan { pos: 0, line_start: 0, length_at: 0, flags: 0 },
+    };
+
+    /// Sets up a pass over `len` bytes.
+    #[inline(always)]
+    pub fn prepare(&mut self, half: &Half, is_request: bool, answered: u8, len: usize, reach: u32) {
+        self.half = *half;
+        self.len = len as u64;
+        self.reach = reach;
+        self.answered = u32::from(answered);
+        self.out = Parsed::EMPTY;
+        self.scan =
+            Scan { pos: 0, line_start: 0, length_at: 0, flags: if is_request { IS_REQUEST } else { 0 } };
+    }
+
+    /// All stages in a row.
+    pub fn run(&mut self, window: &Window) {
+        let more = if self.starts_request() {
+            self.method(window) && self.authority(window) && self.path(window)
+        } else {
+            self.other(window)
+        };
+        if more {
+            self.scan(window);
+            self.finish(window);
+        }
+    }
+
+    /// Whether a request line comes next: [`Pass::method`], [`Pass::authority`] and [`Pass::path`] are the
+    /// first stage then, else [`Pass::other`].
+    #[inline(always)]
+    pub fn starts_request(&self) -> bool {
+        self.half.state == State::Start as u8 && self.scan.is(IS_REQUEST)
+    }
+
+    /// First stage of a request: its method. Whether there is more to do in this pass.
+    #[inline(always)]
+    pub fn method(&mut self, window: &Window) -> bool {
+        let begun = method(&mut self.out, window, self.len as usize);
+        self.begun(begun)
+    }
+
+    /// First stage of a request: the way to the path of an absolute-form target.
+    #[inline(always)]
+    pub fn authority(&mut self, window: &Window) -> bool {
+        let pos = self.scan.pos as usize;
+        // A path, `*`, or an authority: of what remains only the absolute form has its path elsewhere.
+        let target = window.byte(pos);
+        if target == b'/' || target == b'*' || self.out.method == Method::Connect as u8 {
+            return true;
+        }
+        let begun = authority_end(window, pos, self.len as usize);
+        self.begun(begun)
+    }
+
+    /// First stage of a request: its path.
+    #[inline(always)]
+    pub fn path(&mut self, window: &Window) -> bool {
+        let begun = path(&mut self.out, window, self.scan.pos as usize, self.len as usize);
+        self.begun(begun)
+    }
+
+    /// First stage: a status line, a chunk's size, or the middle of a head.
+    #[inline(always)]
+    pub fn other(&mut self, window: &Window) -> bool {
+        let state = self.half.state;
+        if state == State::Start as u8 {
+            let begun = status_line(&mut self.out, window, self.len as usize);
+            return self.begun(begun);
+        }
+        if state == State::Chunk as u8 {
+            return self.chunk(window);
+        }
+        if state == State::Headers as u8 {
+            self.scan.flags |= AT_LINE_START;
+        } else if state == State::Trailers as u8 {
+            self.scan.flags |= AT_LINE_START | IN_TRAILERS;
+        } else if state == State::TrailerRest as u8 {
+            self.scan.flags |= IN_TRAILERS;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn begun(&mut self, begun: Begun) -> bool {
+        match begun {
+            Begun::At(pos) => {
+                self.scan.pos = pos as u64;
+                self.scan.flags |= IN_FIRST_LINE | WAS_FIRST_LINE;
+                true
+            }
+            Begun::Cut => false,
+            Begun::Bad => self.bad(),
+        }
+    }
+
+    #[inline(always)]
+    fn bad(&mut self) -> bool {
+        self.out.found |= BAD;
+        self.out.consumed = self.reach;
+        false
+    }
+
+    #[inline(always)]
+    fn chunk(&mut self, window: &Window) -> bool {
+        let (size, pos) = chunk_line(window, self.len as usize);
+        if pos == 0 {
+            return self.len >= CHUNK_LINE as u64 && self.bad();
+        }
+        if size != 0 {
+            self.half.remaining = size + 2;
+            self.half.state = State::ChunkData as u8;
+            self.out.consumed = pos as u32 + skip(&mut self.half, self.reach - pos as u32).bytes;
+            return false;
+        }
+        self.half.state = State::Trailers as u8;
+        self.scan.pos = pos as u64;
+        self.scan.line_start = pos as u64;
+        self.scan.flags |= AT_LINE_START | IN_TRAILERS;
+        true
+    }
+
+    /// Second stage: finds the lines of the head, or of what is there of it.
+    #[inline(always)]
+    pub fn scan(&mut self, window: &Window) {
+        scan_lines(&mut self.scan, window, self.len as usize);
+    }
+
+    /// Third stage: what the head means for the body.
+    #[inline(always)]
+    pub fn finish(&mut self, window: &Window) {
+        let Self { half, len, reach, answered, out, scan } = self;
+        if scan.is(BAD_VERSION) {
+            out.found |= BAD;
+            out.consumed = *reach;
+            return;
+        }
+        if scan.is(WAS_FIRST_LINE) && !(scan.is(IN_FIRST_LINE) && *len < WINDOW as u64) {
+            out.found |= LINE;
+            half.framing = 0;
+            half.remaining = 0;
+            half.status = u32::from(out.status);
+        }
+        if !scan.is(IN_TRAILERS) {
+            if scan.is(SAW_CHUNKED) {
+                half.framing |= CHUNKED;
+            }
+            if scan.length_at != 0 {
+                half.remaining = decimal(window, scan.length_at as usize);
+                half.framing |= HAS_LENGTH;
+            }
+        }
+        if !scan.is(EMPTY_LINE) {
+            return cut(half, out, scan, *len);
+        }
+        out.consumed = scan.pos as u32;
+        if scan.is(IN_TRAILERS) {
+            half.state = State::Start as u8;
+            out.found |= DONE;
+        } else {
+            out.found |= HEAD;
+            body(half, out, scan.is(IS_REQUEST), *answered as u8, *reach);
+        }
+    }
+}
+
+/// The window ended before the head did: decides what is done with and where to go on.
+#[inline(always)]
+fn cut(half: &mut Half, out: &mut Parsed, scan: &Scan, len: u64) {
+    let (at_line, in_line) = if scan.is(IN_TRAILERS) {
+        (State::Trailers, State::TrailerRest)
+    } else {
+        (State::Headers, State::HeaderRest)
+    };
+    if scan.line_start != 0 {
+        half.state = at_line as u8;
+        out.consumed = scan.line_start as u32;
+    } else if scan.is(IN_FIRST_LINE) {
+        // A full window without a line end: the query or the reason phrase is long, what counts has been read.
+        if len >= WINDOW as u64 {
+            half.state = State::LineRest as u8;
+            out.consumed = len as u32;
+        }
+    } else if half.state != at_line as u8 {
+        out.consumed = len as u32;
+    } else if len >= WINDOW as u64 {
+        half.state = in_line as u8;
+        out.consumed = len as u32;
+    }
+}
+
+/// The head is complete: how the message goes on (RFC 9112, 6.3).
+#[inline(always)]
+fn body(half: &mut Half, out: &mut Parsed, is_request: bool, answered: u8, reach: u32) {
+    let chunked = half.framing & CHUNKED != 0;
+    let mut has_length = half.framing & HAS_LENGTH != 0;
+    let mut has_body = chunked || has_length;
+    if !is_request {
+        let status = half.status as u16;
+        if status / 100 == 1 && status != 101 {
+            // An interim response: the real one follows.
+            half.state = State::Start as u8;
+            return;
+        }
+        let tunnel = answered == Method::Connect as u8 && status / 100 == 2;
+        if answered == Method::Head as u8 || status == 204 || status == 304 || status == 101 || tunnel {
+            has_body = false;
+        } else if !has_body {
+            half.state = State::UntilClose as u8;
+            out.consumed = reach;
+            return;
+        }
+    }
+    if has_body && chunked {
+        half.state = State::Chunk as u8;
+        return;
+    }
+    has_length &= has_body && half.remaining != 0;
+    if has_length {
+        half.state = BODY as u8;
+        let skipped = skip(half, reach - out.consumed);
+        out.consumed += skipped.bytes;
+        if !skipped.message_done {
+            return;
+        }
+    }
+    half.state = State::Start as u8;
+    out.found |= DONE;
+}
+
+enum Begun {
+    /// The line is understood up to here.
+    At(usize),
+    /// More bytes are needed to tell.
+    Cut,
+    Bad,
+}
+
+/// The method of a request line, up to where its path begins.
+#[inline(always)]
+fn method(out: &mut Parsed, window: &Window, len: usize) -> Begun {
+    let word = window.word(0);
+    let (method, pos) = if word & low(4) == text(b"GET ") {
+        (Method::Get, 4)
+    } else if word & low(5) == text(b"POST ") {
+        (Method::Post, 5)
+    } else if word & low(4) == text(b"PUT ") {
+        (Method::Put, 4)
+    } else if word & low(5) == text(b"HEAD ") {
+        (Method::Head, 5)
+    } else if word & low(7) == text(b"DELETE ") {
+        (Method::Delete, 7)
+    } else if word & low(6) == text(b"PATCH ") {
+        (Method::Patch, 6)
+    } else if word == text(b"OPTIONS ") {
+        (Method::Options, 8)
+    } else if word == text(b"CONNECT ") {
+        (Method::Connect, 8)
+    } else if word & low(6) == text(b"TRACE ") {
+        (Method::Trace, 6)
+    } else {
+        if len >= 2 && word & low(2) == 0x0316 || len >= 8 && word == text(b"PRI * HT") {
+            out.found |= FOREIGN;
+            return Begun::Bad;
+        }
+        if len >= 8 && word & low(7) == text(b"HTTP/1.") {
+            out.found |= TURNED;
+            return Begun::Bad;
+        }
+        match other_method(window, len) {
+            Begun::At(pos) => (Method::Other, pos),
+            cut_or_bad => return cut_or_bad,
+        }
+    };
+    if pos >= len {
+        // What stands behind the length took part in the comparison: wait and look again.
+        return if other_method_prefix(window, len) { Begun::Cut } else { Begun::Bad };
+    }
+    out.method = method as u8;
+    Begun::At(pos)
+}
+
+/// The path of a request line, from `from` on. The version is checked where the line ends.
+#[inline(always)]
+fn path(out: &mut Parsed, window: &Window, from: usize, len: usize) -> Begun {
+    let mut pos = from;
+    let mut path = Path::START;
+    let mut ended = false;
+    for _ in 0..WINDOW {
+        if pos >= len {
+            break;
+        }
+        if path.read(window.byte(pos)) == Read::End {
+            ended = true;
+            break;
+        }
+        pos += 1;
+    }
+    if !ended && len < WINDOW {
+        return Begun::Cut;
+    }
+    if ended {
+        let end = window.byte(pos);
+        if end != b' ' && end != b'?' && end != b'#' {
+            return Begun::Bad;
+        }
+    }
+    out.route = path.finish();
+    out.path_at = from as u32;
+    out.path_len = (pos - from) as u32;
+    Begun::At(pos)
+}
+
+/// A method that RFC 9110 does not name: capital letters and hyphens, then a space.
+#[inline(always)]
+fn other_method(window: &Window, len: usize) -> Begun {
+    for pos in 0..24 {
+        if pos >= len {
+            return Begun::Cut;
+        }
+        let byte = window.byte(pos);
+        if byte == b' ' && pos >= 3 {
+            return Begun::At(pos + 1);
+        }
+        if !(byte.is_ascii_uppercase() || byte == b'-') {
+            return Begun::Bad;
+        }
+    }
+    Begun::Bad
+}
+
+/// Whether so few bytes can be the beginning of a method.
+#[inline(always)]
+fn other_method_prefix(window: &Window, len: usize) -> bool {
+    !matches!(other_method(window, len), Begun::Bad)
+}
+
+/// The path of an absolute-form target (`http://host/path`): at the first slash behind the authority.
+#[inline(always)]
+fn authority_end(window: &Window, from: usize, len: usize) -> Begun {
+    let scheme = lower(window.word(from));
+    let mut pos = if scheme & low(7) == text(b"http://") {
+        from + 7
+    } else if scheme == text(b"https://") {
+        from + 8
+    } else {
+        return if from + 8 > len { Begun::Cut } else { Begun::Bad };
+    };
+    let mut found = 0;
+    for _ in 0..AUTHORITY_WORDS {
+        let word = window.word(pos);
+        found = find(word, b'/') | find(word, b' ');
+        if found != 0 {
+            break;
+        }
+        pos += 8;
+    }
+    pos = window.forget(pos as u64) as usize;
+    if found == 0 {
+        return if pos < len { Begun::Bad } else { Begun::Cut };
+    }
+    pos += first(found);
+    if pos < len { Begun::At(pos) } else { Begun::Cut }
+}
+
+/// `HTTP/1.x NNN`; the reason phrase may be missing.
+#[inline(always)]
+fn status_line(out: &mut Parsed, window: &Window, len: usize) -> Begun {
+    let known = if len < 7 { len as u32 } else { 7 };
+    if window.word(0) & low(known) != text(b"HTTP/1.") & low(known) {
+        return Begun::Bad;
+    }
+    if len < 13 {
+        return Begun::Cut;
+    }
+    let mut status = 0_u16;
+    for at in 9..12 {
+        let digit = window.byte(at).wrapping_sub(b'0');
+        if digit > 9 {
+            return Begun::Bad;
+        }
+        status = status * 10 + u16::from(digit);
+    }
+    if status < 100 {
+        return Begun::Bad;
+    }
+    out.status = status;
+    Begun::At(12)
+}
+
+/// The size that a chunk's line tells and where the line ends; 0 where it is cut or makes no sense.
+#[inline(always)]
+fn chunk_line(window: &Window, len: usize) -> (u64, usize) {
+    let mut size = 0_u64;
+    let mut in_digits = true;
+    for pos in 0..CHUNK_LINE {
+        if pos >= len {
+            break;
+        }
+        let byte = window.byte(pos);
+        if byte == b'\n' {
+            return (
+                size & (MAX_LENGTH - 1),
+                if pos == 0 { 0 } else { window.forget(pos as u64 + 1) as usize },
+            );
+        }
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            _ => 16,
+        };
+        in_digits &= digit < 16;
+        if in_digits {
+            size = size << 4 | u64::from(digit);
+        }
+    }
+    (0, 0)
+}
+
+/// 10 to the power of the index.
+static POWERS: [u64; 16] = {
+    let mut table = [1; 16];
+    let mut i = 1;
+    while i < 16 {
+        table[i] = table[i - 1] * 10;
+        i += 1;
+    }
+    table
+};
+
+/// The number of a `Content-Length` whose value begins at `at`, behind at most one space; what is longer than sixteen
+/// digits or none at all is taken for endless, so that the message is given up where the next one begins.
+#[inline(always)]
+fn decimal(window: &Window, at: usize) -> u64 {
+    let at = at + usize::from(window.byte(at) == b' ');
+    let (high, digits) = digits(window.word(at));
+    if digits < 8 {
+        return if digits == 0 { MAX_LENGTH } else { high };
+    }
+    let (low, more) = self::digits(window.word(at + 8));
+    if more >= 8 {
+        return MAX_LENGTH;
+    }
+    // SAFETY: masked to the table's sixteen entries.
+    high * unsafe { *POWERS.as_ptr().add((opaque(more as u64) & 15) as usize) } + low
+}
+
+/// The number that the digits at the start of a word spell, and how many they are.
+#[inline(always)]
+fn digits(word: u64) -> (u64, usize) {
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let values = word ^ ZEROS;
+    // A byte above 9 carries into its own high bit.
+    let others = ((values & !HIGHS) + 0x7676_7676_7676_7676 | values) & HIGHS;
+    let count = if others == 0 { 8 } else { first(others) };
+    // The digits in the high bytes, zeros before them; then neighbours are joined: ones and tens, hundreds, …
+    let aligned = if count == 0 { 0 } else { values << (opaque(64 - 8 * count as u64) & 63) };
+    let pairs = aligned.wrapping_mul(10).wrapping_add(aligned >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+    let eight = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
+    (eight, count)
+}
+
+/// Where the scan for lines stands, and what it found. Flags in one number, so that one [`Window::forget`] covers them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Scan {
+    pos: u64,
+    /// Behind the last line end; 0 before the first.
+    line_start: u64,
+    /// Where the value of a `Content-Length` begins; 0 for none.
+    length_at: u64,
+    flags: u64,
+}
+
+/// In a request or status line, whose end is not found yet.
+const IN_FIRST_LINE: u64 = 1;
+const AT_LINE_START: u64 = 2;
+/// The current line is a `Content-Length`.
+const LENGTH: u64 = 4;
+/// The current line is a `Transfer-Encoding`.
+const TRANSFER: u64 = 8;
+/// The empty line was found; `pos` is behind it.
+const EMPTY_LINE: u64 = 16;
+/// The last `Transfer-Encoding` ended in `chunked`.
+const SAW_CHUNKED: u64 = 32;
+const BAD_VERSION: u64 = 64;
+const IS_REQUEST: u64 = 128;
+const IN_TRAILERS: u64 = 256;
+/// There was a request or status line to find the end of.
+const WAS_FIRST_LINE: u64 = 512;
+/// What a new line does not change.
+const KEPT: u64 = SAW_CHUNKED | IS_REQUEST | IN_TRAILERS | WAS_FIRST_LINE;
+
+impl Scan {
+    #[inline(always)]
+    const fn is(&self, flag: u64) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+#[inline(always)]
+fn scan_lines(scan: &mut Scan, window: &Window, len: usize) {
+    let mut flags = scan.flags;
+    let mut at = scan.pos as usize;
+    let mut line_start = scan.line_start as usize;
+    let mut length_at = scan.length_at as usize;
+    for _ in 0..LINES {
+        if flags & AT_LINE_START != 0 {
+            let word = window.word(at);
+            let mut empty = 0;
+            if word & low(2) == text(b"\r\n") {
+                empty = 2;
+            } else if word & low(1) == text(b"\n") {
+                empty = 1;
+            }
+            if empty != 0 && at + empty <= len {
+                at += empty;
+                flags |= EMPTY_LINE;
+                break;
+            }
+            flags = window.forget((flags | header(window, at, word)) & !AT_LINE_START);
+        }
+        let mut pos = at;
+        let mut newlines = 0;
+        for _ in 0..WORDS {
+            newlines = find(window.word(pos), b'\n');
+            if newlines != 0 {
+                break;
+            }
+            pos += 8;
+        }
+        at = window.forget(pos as u64) as usize;
+        if newlines == 0 {
+            if at >= len {
+                break;
+            }
+            continue;
+        }
+        let end = at + first(newlines);
+        if end >= len {
+            break;
+        }
+        let text_end = end - usize::from(window.byte(end.wrapping_sub(1)) == b'\r');
+        if flags & IN_FIRST_LINE != 0 && flags & IS_REQUEST != 0 && !ends_in_version(window, text_end) {
+            flags |= BAD_VERSION;
+            break;
+        }
+        if flags & LENGTH != 0 {
+            length_at = line_start + 15;
+        }
+        if flags & TRANSFER != 0 {
+            flags &= !SAW_CHUNKED;
+            if lower(window.word(text_end.wrapping_sub(7))) & low(7) == text(b"chunked") {
+                flags |= SAW_CHUNKED;
+            }
+        }
+        flags = window.forget(flags & KEPT | AT_LINE_START);
+        length_at = window.forget(length_at as u64) as usize;
+        at = window.forget(end as u64 + 1) as usize;
+        line_start = at;
+    }
+    *scan = Scan { pos: at as u64, line_start: line_start as u64, length_at: length_at as u64, flags };
+}
+
+/// Whether the line at `at` is one of the two headers that frame a message.
+#[inline(always)]
+fn header(window: &Window, at: usize, word: u64) -> u64 {
+    let word = lower(word);
+    if word == text(b"content-") && lower(window.word(at + 8)) & low(7) == text(b"length:") {
+        return LENGTH;
+    }
+    if word == text(b"transfer")
+        && lower(window.word(at + 8)) == text(b"-encodin")
+        && lower(window.word(at + 16)) & low(2) == text(b"g:")
+    {
+        return TRANSFER;
+    }
+    0
+}
+
+/// Whether ` HTTP/1.x` stands before `end`.
+#[inline(always)]
+fn ends_in_version(window: &Window, end: usize) -> bool {
+    end >= 14 && window.byte(end - 9) == b' ' && window.word(end - 8) & low(7) == text(b"HTTP/1.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths() {
+        for (value, length) in [
+            ("0\r\n", 0),
+            (" 7\r\n", 7),
+            (" 12345678\r\n", 12_345_678),
+            ("123456789\r\n", 123_456_789),
+            (" 123456789012345\r\n", 123_456_789_012_345),
+            (" 00000000001\r\n", 1),
+            (" 12, 12\r\n", 12),
+            (" 1234567890123456\r\n", MAX_LENGTH),
+            (" -1\r\n", MAX_LENGTH),
+            ("\r\n", MAX_LENGTH),
+        ] {
+            let mut window = Box::new(Window::EMPTY);
+            for (i, byte) in value.bytes().enumerate() {
+                // SAFETY: `slot` masks its index.
+                unsafe { *window.slot(i) = byte };
+            }
+            assert_eq!(decimal(&window, 0), length, "{value:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn digits_agree_with_parse(number in 0_u64..100_000_000, behind in "[^0-9]{8}") {
+            let text = format!("{number}{behind}");
+            let word = crate::bytes::text(text.as_bytes());
+            proptest::prop_assert_eq!(digits(word), (number, number.to_string().len()));
+        }
+    }
+}

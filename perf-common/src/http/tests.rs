@@ -1,0 +1,374 @@
+//! The state machine against streams of bytes, however they are cut into calls.
+
+use super::*;
+use crate::bytes::Window;
+use proptest::prelude::*;
+
+/// Payload in memory, findings in vectors.
+struct Memory<'a> {
+    window: Box<Window>,
+    bytes: &'a [u8],
+    carry: [Vec<u8>; 2],
+    seen: u32,
+    recorded: Vec<Exchange>,
+    dropped: Vec<(Reason, u32)>,
+    routes: Vec<(u64, String)>,
+}
+
+impl Io for Memory<'_> {
+    fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
+        let mut pass = parse::Pass::EMPTY;
+        pass.prepare(half, is_request, answered, len, reach);
+        pass.run(&self.window);
+        *half = pass.half;
+        pass.out
+    }
+    fn read(&mut self, offset: u32, at: usize, most: usize) -> usize {
+        let bytes = &self.bytes[offset as usize..][..most];
+        for (i, &byte) in bytes.iter().enumerate() {
+            // SAFETY: `slot` masks its index.
+            unsafe { *self.window.slot(at + i) = byte };
+        }
+        most
+    }
+    fn load_carry(&mut self, direction: Direction, len: usize) -> bool {
+        let carry = self.carry[direction as usize].clone();
+        assert_eq!(carry.len(), len);
+        for (i, &byte) in carry.iter().enumerate() {
+            // SAFETY: `slot` masks its index.
+            unsafe { *self.window.slot(i) = byte };
+        }
+        true
+    }
+    fn save_carry(&mut self, direction: Direction, len: usize) -> bool {
+        assert!(len <= WINDOW);
+        self.carry[direction as usize] = self.window.get(0, len).to_vec();
+        true
+    }
+    fn seen(&mut self) {
+        self.seen += 1;
+    }
+    fn route(&mut self, route: u64, at: usize, len: usize) {
+        let mut text = Vec::new();
+        crate::route::describe(self.window.get(at, len), |part| text.extend_from_slice(part));
+        self.routes.push((route, String::from_utf8_lossy(&text).into_owned()));
+    }
+    fn record(&mut self, _: &Conn, exchange: &Exchange) {
+        self.recorded.push(*exchange);
+    }
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        self.dropped.push((reason, count));
+    }
+}
+
+use Direction::{Received, Sent};
+
+/// One end of a connection under test.
+struct Wire<'a> {
+    conn: Conn,
+    io: Memory<'a>,
+    now: u64,
+}
+
+impl<'a> Wire<'a> {
+    fn new() -> Self {
+        let mut window = Box::new(Window::EMPTY);
+        for at in 0..1024 {
+            // SAFETY: `slot` masks its index. Left-overs that would mislead a parser that trusts them.
+            unsafe { *window.slot(at) = b"\r\n\r\nContent-Length: 7\r\n"[at % 23] };
+        }
+        let io = Memory {
+            window,
+            bytes: &[],
+            carry: Default::default(),
+            seen: 0,
+            recorded: Vec::new(),
+            dropped: Vec::new(),
+            routes: Vec::new(),
+        };
+        Self { conn: Conn::default(), io, now: 0 }
+    }
+
+    fn call(&mut self, direction: Direction, bytes: &'a [u8]) {
+        self.now += 10;
+        if bytes.is_empty() || self.conn.ignores(direction) {
+            return;
+        }
+        self.io.bytes = bytes;
+        let mut call =
+            Call { direction, total: bytes.len() as u32, done: 0, begin: self.now, now: self.now + 1 };
+        let mut steps = 0;
+        while call.done < call.total {
+            step(&mut self.conn, &mut self.io, &mut call);
+            steps += 1;
+            assert!(steps <= 4 * bytes.len() + 4, "no progress");
+        }
+        assert_eq!(call.done, call.total);
+    }
+
+    /// Method, route and status of what was recorded, with the contract of loss checked.
+    fn found(mut self) -> Vec<String> {
+        self.conn.finish(&mut self.io);
+        let dropped: u32 = self.io.dropped.iter().map(|(_, n)| n).sum();
+        assert_eq!(self.io.seen, self.io.recorded.len() as u32 + dropped, "{:?}", self.io.dropped);
+        self.io
+            .recorded
+            .iter()
+            .map(|e| {
+                let route =
+                    self.io.routes.iter().find(|(id, _)| *id == e.route).map_or("?", |(_, text)| text);
+                format!("{} {route} {}", METHODS[e.method as usize], e.status)
+            })
+            .collect()
+    }
+}
+
+fn server(script: &[(Direction, &[u8])]) -> Vec<String> {
+    let mut wire = Wire::new();
+    for (direction, bytes) in script {
+        wire.call(*direction, bytes);
+    }
+    wire.found()
+}
+
+#[test]
+fn keep_alive_with_every_kind_of_body() {
+    let found = server(&[
+        (Received, b"GET /a/1?x=1 HTTP/1.1\r\nHost: h\r\n\r\n"),
+        (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        (Received, b"POST /b HTTP/1.1\r\ncontent-length: 4\r\n\r\nGET "),
+        (Sent, b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        (
+            Received,
+            b"PUT /c HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3;ext=1\r\nabc\r\n0\r\nX: y\r\n\r\n",
+        ),
+        (Sent, b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (Received, b"HEAD /d HTTP/1.0\r\n\r\n"),
+        (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"),
+        (Received, b"POST /e HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"),
+        (Sent, b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (Received, b"abc"),
+        (Sent, b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n"),
+        (Received, b"PROPFIND /f HTTP/1.1\r\n\r\n"),
+        (Sent, b"HTTP/1.1 207\r\nContent-Length:0\r\n\r\n"),
+        (Received, b"GET http://host:80/g HTTP/1.1\r\n\r\n"),
+        (Sent, b"HTTP/1.1 500 x\n\nuntil the end"),
+        (Sent, b" of the connection"),
+    ]);
+    assert_eq!(
+        found,
+        [
+            "GET /a/{id} 200",
+            "POST /b 201",
+            "PUT /c 204",
+            "HEAD /d 200",
+            "POST /e 304",
+            "_OTHER /f 207",
+            "GET /g 500"
+        ]
+    );
+}
+
+#[test]
+fn client_side_and_body_by_length_alone() {
+    let mut wire = Wire::new();
+    wire.call(Sent, b"GET /x HTTP/1.1\r\n\r\n");
+    wire.call(Received, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
+    let body = vec![b'\n'; 1_000_000];
+    wire.call(Received, &body);
+    assert_eq!(wire.conn.role, ROLE_CLIENT);
+    assert_eq!(wire.io.recorded[0].start, 10);
+    assert_eq!(wire.io.recorded[0].end, 31);
+}
+
+#[test]
+fn pipelining_to_the_depth_and_beyond() {
+    for (depth, recorded) in [(8, 8), (20, 8)] {
+        let requests = b"GET /p HTTP/1.1\r\n\r\n".repeat(depth);
+        let responses = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".repeat(depth);
+        let mut wire = Wire::new();
+        wire.call(Received, &requests);
+        wire.call(Sent, &responses);
+        wire.call(Received, b"GET /after HTTP/1.1\r\n\r\n");
+        wire.call(Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(wire.io.seen as usize, depth + 1);
+        let found = wire.found();
+        assert_eq!(found.len(), recorded + 1);
+        assert_eq!(found.last().unwrap(), "GET /after 200");
+    }
+}
+
+#[test]
+fn a_connection_seen_from_the_middle() {
+    let found = server(&[
+        (Sent, b"e end of some body"),
+        (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        (Received, b"GET /next HTTP/1.1\r\n\r\n"),
+        (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    ]);
+    assert_eq!(found, ["GET /next 200"]);
+}
+
+#[test]
+fn other_protocols_become_opaque_and_are_not_counted() {
+    let mut wire = Wire::new();
+    wire.call(Sent, b"\x16\x03\x01\x02\x00\x01");
+    assert_eq!(wire.conn.role, ROLE_OPAQUE);
+    let mut wire = Wire::new();
+    wire.call(Received, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(wire.conn.role, ROLE_OPAQUE);
+    let mut wire = Wire::new();
+    for _ in 0..300 {
+        wire.call(Received, b"*1\r\n$4\r\nPING\r\n");
+        wire.call(Sent, b"+PONG\r\n");
+    }
+    assert_eq!(wire.conn.role, ROLE_OPAQUE);
+    assert_eq!(wire.io.seen, 0);
+    let mut wire = Wire::new();
+    wire.call(Received, b"EHLO relay.example\r\n");
+    wire.call(Received, b"GET key HTTP\r\n");
+    assert_eq!(wire.io.seen, 0);
+}
+
+#[test]
+fn upgrade_counts_and_ends() {
+    let mut wire = Wire::new();
+    wire.call(Received, b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n");
+    wire.call(Sent, b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+    assert_eq!(wire.conn.role, ROLE_OPAQUE);
+    assert_eq!(wire.found(), ["GET /ws 101"]);
+}
+
+#[test]
+fn loss_has_a_reason() {
+    let mut wire = Wire::new();
+    wire.call(Received, b"GET /a HTTP/1.1\r\n\r\n");
+    wire.conn.finish(&mut wire.io);
+    assert_eq!(wire.io.dropped, [(Reason::NoResponse, 1)]);
+    // Bytes that are no response: the request is given up where the next one begins, which is counted right.
+    let mut wire = Wire::new();
+    wire.call(Received, b"GET /a HTTP/1.1\r\n\r\n");
+    wire.call(Sent, b"nonsense");
+    wire.call(Received, b"GET /b HTTP/1.1\r\n\r\n");
+    wire.call(Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(wire.io.dropped, [(Reason::Desync, 1)]);
+    assert_eq!(wire.found(), ["GET /b 200"]);
+}
+
+#[test]
+fn a_response_can_be_read_before_the_request_s_call_returns() {
+    let mut wire = Wire::new();
+    wire.conn.role = ROLE_CLIENT;
+    wire.call(Received, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    wire.call(Sent, b"GET /a HTTP/1.1\r\n\r\n");
+    assert_eq!(wire.io.recorded.len(), 1);
+    assert_eq!(wire.io.recorded[0].status, 200);
+}
+
+#[test]
+fn long_lines() {
+    let query = "q".repeat(3_000);
+    let cookie = "c".repeat(5_000);
+    let request = format!("GET /long?{query} HTTP/1.1\r\nCookie: {cookie}\r\nContent-Length: 3\r\n\r\nabc");
+    let found = server(&[
+        (Received, request.as_bytes()),
+        (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        (Received, b"GET / HTTP/1.1\r\n\r\n"),
+        (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    ]);
+    assert_eq!(found, ["GET /long 200", "GET / 200"]);
+}
+
+/// A conversation whose bytes are cut at will.
+fn conversation() -> Vec<(Direction, Vec<u8>)> {
+    let long = "v".repeat(700);
+    [
+        (Received, "GET /api/bookings/123?secret=1 HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n".to_owned()),
+        (Sent, "HTTP/1.1 200 OK\r\nServer: s\r\nContent-Length: 11\r\n\r\nhello\r\n\r\nxy".to_owned()),
+        (Received, "POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\nT: t\r\n\r\n".to_owned()),
+        (Sent, format!("HTTP/1.1 201 Created\r\nX-Long: {long}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n")),
+        (Received, format!("DELETE /c?{long} HTTP/1.1\r\nContent-Length: 2\r\n\r\nxx")),
+        (Sent, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned()),
+    ]
+    .map(|(direction, text)| (direction, text.into_bytes()))
+    .into()
+}
+
+const ANSWER: [&str; 3] = ["GET /api/bookings/{id} 200", "POST /b 201", "DELETE /c 404"];
+
+#[test]
+fn cut_in_two_at_every_byte() {
+    let conversation = conversation();
+    for cut_message in 0..conversation.len() {
+        for at in 0..=conversation[cut_message].1.len() {
+            let mut wire = Wire::new();
+            for (i, (direction, bytes)) in conversation.iter().enumerate() {
+                let (head, tail) = bytes.split_at(if i == cut_message { at } else { 0 });
+                wire.call(*direction, head);
+                wire.call(*direction, tail);
+            }
+            assert_eq!(wire.found(), ANSWER, "message {cut_message} cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn in_one_byte_pieces() {
+    let conversation = conversation();
+    let mut wire = Wire::new();
+    for (direction, bytes) in &conversation {
+        for piece in bytes.chunks(1) {
+            wire.call(*direction, piece);
+        }
+    }
+    assert_eq!(wire.found(), ANSWER);
+}
+
+proptest! {
+    #[test]
+    fn cut_anywhere(cuts in proptest::collection::vec(1_usize..600, 1..60)) {
+        let conversation = conversation();
+        let mut wire = Wire::new();
+        let mut cuts = cuts.iter().cycle();
+        for (direction, bytes) in &conversation {
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let (piece, more) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+                wire.call(*direction, piece);
+                rest = more;
+            }
+        }
+        prop_assert_eq!(wire.found(), ANSWER);
+    }
+
+    #[test]
+    fn any_bytes_keep_the_contract(calls in proptest::collection::vec((any::<bool>(), hostile()), 0..20)) {
+        let mut wire = Wire::new();
+        for (sent, bytes) in &calls {
+            wire.call(if *sent { Sent } else { Received }, bytes);
+        }
+        wire.found();
+    }
+}
+
+/// Bytes that look enough like HTTP to get far.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![
+        Just(b"GET ".to_vec()),
+        Just(b"HEAD /".to_vec()),
+        Just(b"CONNECT x HTTP/1.1\r\n\r\n".to_vec()),
+        Just(b"HTTP/1.1 200 OK\r\n".to_vec()),
+        Just(b"HTTP/1.1 101 \r\n\r\n".to_vec()),
+        Just(b" HTTP/1.1\r\n".to_vec()),
+        Just(b"Content-Length: 18446744073709551617\r\n".to_vec()),
+        Just(b"Content-Length: -1\r\n".to_vec()),
+        Just(b"Content-Length: 3\r\n".to_vec()),
+        Just(b"Transfer-Encoding: chunked\r\n".to_vec()),
+        Just(b"\r\n".to_vec()),
+        Just(b"ffffffffffffffff\r\n".to_vec()),
+        Just(b"0\r\n\r\n".to_vec()),
+        proptest::collection::vec(any::<u8>(), 0..40),
+        Just(vec![b'x'; 600]),
+    ];
+    proptest::collection::vec(word, 0..12).prop_map(|words| words.concat())
+}

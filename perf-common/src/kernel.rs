@@ -1,0 +1,99 @@
+//! Where the running kernel keeps what the programs read. Every number here comes from that kernel's BTF before a
+//! program is loaded; none stands in the tree.
+
+/// Marks a member that this kernel does not have, where a program can do without.
+pub const ABSENT: u32 = u32::MAX;
+
+/// `task_struct` and the way from a task to the id of its control group.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TaskOffsets {
+    /// Whether the kernel allows loads through its own pointers (5.11 with `bpf_get_current_task_btf`); else every
+    /// read is a call of `bpf_probe_read_kernel`.
+    pub direct: u32,
+    pub group_leader: u32,
+    pub comm: u32,
+    pub tgid: u32,
+    pub pid: u32,
+    pub flags: u32,
+    pub nvcsw: u32,
+    pub nivcsw: u32,
+    pub cgroups: u32,
+    /// In `css_set`: `dfl_cgrp` for version 2, an element of `subsys` for version 1.
+    pub css_set_cgroup: u32,
+    /// In `cgroup_subsys_state`: `cgroup`, with version 1; [`ABSENT`] with version 2.
+    pub css_cgroup: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_node_id: u32,
+    pub pad: u32,
+}
+
+crate::pod!(TaskOffsets: 56);
+
+/// `sock` and what hangs on it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SockOffsets {
+    /// Whether `bpf_sk_storage_get` may be called from tracepoints (5.11); else sockets are keyed by address.
+    pub storage: u32,
+    pub family: u32,
+    pub protocol: u32,
+    pub state: u32,
+    /// In host order.
+    pub num: u32,
+    /// In network order.
+    pub dport: u32,
+    pub daddr: u32,
+    pub v6_daddr: u32,
+    pub net: u32,
+    pub net_inum: u32,
+    pub err: u32,
+    pub socket: u32,
+    pub socket_file: u32,
+    pub tcp_clock_cache: u32,
+    pub tcp_wstamp: u32,
+    pub tcp_bytes_sent: u32,
+    pub tcp_copied_seq: u32,
+    pub tcp_rcv_nxt: u32,
+    pub backlog_tail: u32,
+    /// The lowest port that clients get by themselves, from sysctl: above it a destination is known by class only.
+    pub first_ephemeral_port: u32,
+}
+
+crate::pod!(SockOffsets: 80);
+
+/// What `sched_switch` reads besides [`TaskOffsets`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SchedOffsets {
+    /// `sched_info.last_queued`, in the run queue's clock.
+    pub last_queued: u32,
+    pub cfs_rq: u32,
+    pub rq: u32,
+    pub rq_clock: u32,
+    /// `__state`, or `state` before 5.14.
+    pub state: u32,
+    /// Whether the tracepoint carries the previous task's state (6.1), which is exact where the member can already
+    /// have changed.
+    pub has_prev_state: u32,
+}
+
+crate::pod!(SchedOffsets: 24);
+
+/// The registers of the system call that a task is in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegOffsets {
+    /// Whether `bpf_task_pt_regs` exists (5.15).
+    pub helper: u32,
+    /// Where there is no helper: `task_struct.stack`, and the distance from there to the registers.
+    pub task_stack: u32,
+    pub stack_to_regs: u32,
+    pub number: u32,
+    /// Holds -ENOSYS while a system call runs, which tells it from a worker thread of io_uring.
+    pub result: u32,
+    pub arg: [u32; 4],
+    pub pad: u32,
+}
+
+crate::pod!(RegOffsets: 40);

@@ -1,0 +1,612 @@
+//! HTTP/1.x requests, server and client side, counted where they happen.
+//!
+//! Hooks: `tp_btf/sock_send_length` and `tp_btf/sock_recv_length` carry socket and length; the payload comes from the
+//! registers of the system call. `tp_btf/tcp_rcv_space_adjust` fires just before and still knows when the packet arrived:
+//! a server's request begins there, not when the program gets round to reading it. `tp_btf/inet_sock_set_state` ends
+//! what only the connection's end ends.
+//! Maps: `CONNS` (socket → state), `CARRY` (socket and direction → a cut line), `CELLS` (workload, route or peer, method, status →
+//! histogram), `ROUTES` (fingerprints with a name) and `SAMPLES` (the text that names a new one), `WORKLOADS`, `PEERS`,
+//! `EVENTS`, `WORK` and `ARRIVAL` (scratch of one CPU).
+//! Metrics: `http_requests_total`, `http_request_duration_seconds`, `http_client_requests_total`,
+//! `http_client_request_duration_seconds`.
+//! Needs: 6.3 for the two hooks; `bpf_task_pt_regs` (5.15).
+#![no_std]
+#![no_main]
+
+use core::ffi::c_void;
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_sk_storage_get};
+use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::bytes::{WINDOW, Window, opaque, within};
+use perf_common::events::Reason;
+use perf_common::histogram::Histogram;
+use perf_common::http::{
+    Call, Conn, Direction, Exchange, Half, HttpKey, Io, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
+    RouteSample, SAMPLE,
+    parse::{Parsed, Pass},
+    step,
+};
+use perf_common::kernel::{RegOffsets, SockOffsets, TaskOffsets};
+use perf_common::peer::{CLASS_OTHER, Peer};
+use perf_common::route;
+use perf_common::workload::Workload;
+use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
+use perf_ebpf::kernel::Ptr;
+use perf_ebpf::socket::{self, MAX_PEERS};
+use perf_ebpf::syscall::Payload;
+use perf_ebpf::who::{self, MAX_WORKLOADS};
+
+perf_ebpf::program!();
+
+#[unsafe(no_mangle)]
+static TASK: Global<TaskOffsets> = Global::new(unset());
+#[unsafe(no_mangle)]
+static SOCK: Global<SockOffsets> = Global::new(unset());
+#[unsafe(no_mangle)]
+static REGS: Global<RegOffsets> = Global::new(unset());
+/// How many cells may be made before new routes and peers are counted as `other`.
+#[unsafe(no_mangle)]
+static MAX_CELLS: Global<u64> = Global::new(8192);
+
+#[btf_map]
+static CONNS: SkStorage<Conn> = SkStorage::new();
+/// Keyed by the socket's address, with the direction in its lowest bit. The oldest go first when there are too many: that
+/// loses one request each, which is counted.
+#[map]
+static CARRY: LruHashMap<u64, Carry> = LruHashMap::with_max_entries(4096, 0);
+#[map]
+static CELLS: HashMap<HttpKey, Histogram> = HashMap::with_max_entries(10_240, 0);
+#[map]
+static CELL_ZERO: PerCpuArray<Histogram> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static CELLS_USED: aya_ebpf::maps::Array<u64> = aya_ebpf::maps::Array::with_max_entries(1, 0);
+#[map]
+static ROUTES: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+#[map]
+static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+#[map]
+static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOADS, 0);
+#[map]
+static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
+#[map]
+static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static RECEIVED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// All zero until user space writes what the kernel says.
+const fn unset<T: Copy>() -> T {
+    // SAFETY: only used with structs of integers.
+    unsafe { core::mem::zeroed() }
+}
+
+/// A line that a call cut, until the next call brings the rest.
+#[repr(C)]
+struct Carry {
+    words: [u64; WINDOW / 8],
+}
+
+/// What one socket call needs while it is looked at; too large for the stack.
+#[repr(C)]
+struct Work {
+    /// The socket's address, as a key.
+    sk: u64,
+    window: Window,
+    call: Call,
+    payload: Payload,
+    pass: Pass,
+    key: HttpKey,
+    sample: RouteSample,
+}
+
+/// When the data arrived that the current task is just reading.
+#[repr(C)]
+struct Arrival {
+    sk: u64,
+    /// CLOCK_MONOTONIC nanoseconds.
+    at: u64,
+    /// The task's context switches: as long as they stand still, it is the same call on the same CPU.
+    switches: u64,
+    pid: u64,
+}
+
+/// Parts of one call per program: a head with its body is one part; pipelined messages and chunks are one each.
+const ROUNDS: usize = 3;
+
+const MSG_PEEK: i32 = 0x02;
+const MSG_ERRQUEUE: i32 = 0x2000;
+const MSG_TRUNC: i32 = 0x20;
+
+const TCP_FIN_WAIT1: i32 = 4;
+const TCP_CLOSE: i32 = 7;
+const TCP_LAST_ACK: i32 = 9;
+
+#[btf_tracepoint(function = "sock_send_length")]
+fn sent(ctx: BtfTracePointContext) -> i32 {
+    let length: i32 = ctx.arg(1);
+    if length <= 0 {
+        return 0;
+    }
+    let task_at = TASK.load();
+    let sock_at = SOCK.load();
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    if !socket::is_tcp(sk, &sock_at) {
+        return 0;
+    }
+    let Some(conn) = conn(sk, true) else { return 0 };
+    if conn.ignores(Direction::Sent) {
+        return 0;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let mut begin = now;
+    if conn.role != ROLE_SERVER {
+        // A request begins where its first packet left, not where the call returned: on loopback the server can have
+        // answered by then.
+        let tcp = socket::tcp(sk, 1);
+        if !tcp.is_null() {
+            let left: u64 = tcp.load(sock_at.tcp_wstamp);
+            let all: u64 = tcp.load(sock_at.tcp_bytes_sent);
+            let fresh = conn.last != 0 && left > conn.last || conn.last == 0 && all == length as u64;
+            if fresh && left < now && left != 0 {
+                begin = left;
+            }
+        }
+    }
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element; programs of one object do not nest.
+    let work = unsafe { &mut *work };
+    work.sk = sk.key();
+    work.call = Call { direction: Direction::Sent, total: length as u32, done: 0, begin, now };
+    if !conn.skips(Direction::Sent) {
+        work.payload = Payload::of(who::current(&task_at), &REGS.load(), Direction::Sent, length as u32);
+    }
+    if advance(sk, conn, work) {
+        // SAFETY: an empty slot falls through.
+        let _ = unsafe { SENT_MORE.tail_call(&ctx, 0) };
+        give_up(conn, work);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+fn received(ctx: BtfTracePointContext) -> i32 {
+    let length: i32 = ctx.arg(1);
+    let flags: i32 = ctx.arg(2);
+    if length < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
+        return 0;
+    }
+    let task_at = TASK.load();
+    let sock_at = SOCK.load();
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    if !socket::is_tcp(sk, &sock_at) {
+        return 0;
+    }
+    let arrived = arrival(sk, &task_at);
+    let Some(conn) = conn(sk, length != 0) else { return 0 };
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element; programs of one object do not nest.
+    let work = unsafe { &mut *work };
+    if length == 0 {
+        conn.end_of_stream(&mut Kernel { work });
+        return 0;
+    }
+    if conn.ignores(Direction::Received) {
+        return 0;
+    }
+    // `tcp_rcv_space_adjust` refreshed the socket's clock a moment ago.
+    let tcp = socket::tcp(sk, 1);
+    if tcp.is_null() {
+        return 0;
+    }
+    let now: u64 = tcp.load(sock_at.tcp_clock_cache);
+    let begin = if arrived == 0 { now } else { arrived };
+    work.sk = sk.key();
+    work.call = Call { direction: Direction::Received, total: length as u32, done: 0, begin, now };
+    if !conn.skips(Direction::Received) {
+        work.payload = if flags & MSG_TRUNC != 0 {
+            Payload::NONE
+        } else {
+            Payload::of(who::current(&task_at), &REGS.load(), Direction::Received, length as u32)
+        };
+    }
+    if advance(sk, conn, work) {
+        // SAFETY: an empty slot falls through.
+        let _ = unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
+        give_up(conn, work);
+    }
+    0
+}
+
+/// The rest of a call with more parts than one program looks at.
+#[btf_tracepoint(function = "sock_send_length")]
+fn sent_more(ctx: BtfTracePointContext) -> i32 {
+    if more(&ctx) {
+        // SAFETY: an empty slot falls through.
+        let _ = unsafe { SENT_MORE.tail_call(&ctx, 0) };
+        abandon(&ctx);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+fn received_more(ctx: BtfTracePointContext) -> i32 {
+    if more(&ctx) {
+        // SAFETY: an empty slot falls through.
+        let _ = unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
+        abandon(&ctx);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+fn arrived(ctx: BtfTracePointContext) -> i32 {
+    let task_at = TASK.load();
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    let Some(slot) = ARRIVAL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let slot = unsafe { &mut *slot };
+    let task = who::current(&task_at);
+    let switches = switches(task, &task_at);
+    let pid: u32 = task.load(task_at.pid);
+    if slot.sk == sk.key() && slot.switches == switches && slot.pid == u64::from(pid) {
+        // A later segment of the same call: the first one's arrival counts.
+        return 0;
+    }
+    let tcp = socket::tcp(sk, 1);
+    if tcp.is_null() {
+        return 0;
+    }
+    *slot =
+        Arrival { sk: sk.key(), at: tcp.load(SOCK.load().tcp_clock_cache), switches, pid: u64::from(pid) };
+    0
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn closing(ctx: BtfTracePointContext) -> i32 {
+    let state: i32 = ctx.arg(2);
+    if state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE {
+        return 0;
+    }
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    if !socket::is_tcp(sk, &SOCK.load()) {
+        return 0;
+    }
+    let Some(conn) = conn(sk, false) else { return 0 };
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element; the state machine does not touch it when a connection ends.
+    let work = unsafe { &mut *work };
+    conn.finish(&mut Kernel { work });
+    0
+}
+
+/// The state of a socket's connection.
+#[inline(always)]
+fn conn(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: a socket from the tracepoint and a map of this object; a new value is all zero.
+    let found = unsafe {
+        bpf_sk_storage_get((&raw const CONNS).cast_mut().cast(), sk.raw(), core::ptr::null_mut(), flags)
+    };
+    // SAFETY: the value lives as long as the socket, which lives as long as this program's run.
+    unsafe { found.cast::<Conn>().as_mut() }
+}
+
+#[inline(always)]
+fn switches(task: Ptr, at: &TaskOffsets) -> u64 {
+    task.load::<u64>(at.nvcsw).wrapping_add(task.load::<u64>(at.nivcsw))
+}
+
+/// When the data of this receive call arrived; 0 where it is not known. Consumed, so that it serves one call only.
+#[inline(always)]
+fn arrival(sk: Ptr, at: &TaskOffsets) -> u64 {
+    let Some(slot) = ARRIVAL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let slot = unsafe { &mut *slot };
+    if slot.sk != sk.key() {
+        return 0;
+    }
+    slot.sk = 0;
+    let task = who::current(at);
+    let pid: u32 = task.load(at.pid);
+    if slot.switches == switches(task, at) && slot.pid == u64::from(pid) { slot.at } else { 0 }
+}
+
+/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
+#[inline(always)]
+fn advance(sk: Ptr, conn: &mut Conn, work: &mut Work) -> bool {
+    for _ in 0..ROUNDS {
+        let mut call = work.call;
+        step(conn, &mut Kernel { work }, &mut call);
+        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
+            adopt(sk, conn);
+        }
+        work.call.done = call.done;
+        if call.done >= call.total {
+            return false;
+        }
+    }
+    true
+}
+
+#[inline(always)]
+fn more(ctx: &BtfTracePointContext) -> bool {
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    let Some(conn) = conn(sk, false) else { return false };
+    let Some(work) = WORK.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's element, left there by the program that called this one.
+    advance(sk, conn, unsafe { &mut *work })
+}
+
+/// More parts than a chain of programs may look at.
+#[inline(always)]
+fn abandon(ctx: &BtfTracePointContext) {
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    let Some(conn) = conn(sk, false) else { return };
+    let Some(work) = WORK.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's element.
+    give_up(conn, unsafe { &mut *work });
+}
+
+#[inline(always)]
+fn give_up(conn: &mut Conn, work: &mut Work) {
+    let mut call = work.call;
+    conn.lose(&mut call);
+}
+
+/// Remembers who owns the connection, once: asking again for every request would cost more than parsing it.
+#[inline(always)]
+fn adopt(sk: Ptr, conn: &mut Conn) {
+    let task_at = TASK.load();
+    let sock_at = SOCK.load();
+    let workload = who::workload(who::current(&task_at), &task_at);
+    let id = workload.id();
+    who::announce(&WORKLOADS, id, &workload);
+    if conn.role == ROLE_CLIENT {
+        conn.peer = socket::destination(&PEERS, &socket::peer(sk, &sock_at), &sock_at);
+    }
+    conn.workload = id;
+}
+
+// What follows are global functions to the verifier: it walks through each once, with arguments it knows nothing of, and
+// not once for every way that leads there. They find their data in `WORK`.
+
+/// The stages of [`Pass`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_method() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.method(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_authority() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.authority(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_path() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.path(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_other() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.other(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_lines() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    pass.scan(window);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn parse_end() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    pass.finish(window);
+    0
+}
+
+/// Reads up to `most` bytes of the call's payload into the window at `at`; how many, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_payload(offset: u64, at: u64, most: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, payload, .. } = unsafe { &mut *work };
+    let Some((address, left)) = payload.seek(offset) else { return 0 };
+    let mut len = if most > left { left } else { most };
+    len = opaque(len);
+    if len > WINDOW as u64 {
+        len = WINDOW as u64;
+    }
+    // SAFETY: the slot is masked, the length bounded, and the window longer than both.
+    let failed =
+        unsafe { bpf_probe_read_user(window.slot(at as usize).cast(), len as u32, address as *const c_void) };
+    if failed != 0 { 0 } else { len }
+}
+
+/// Puts a carried line at the start of the window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn load_carry(direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { (*work).sk } | direction;
+    let Some(carry) = CARRY.get_ptr(key) else { return 0 };
+    for i in 0..WINDOW / 8 {
+        // SAFETY: a live value, this CPU's element, and a masked index.
+        unsafe { (*work).window.copy_word(i).write_volatile((*carry).words[i]) };
+    }
+    1
+}
+
+/// Keeps the start of the window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn save_carry(direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { (*work).sk } | direction;
+    // SAFETY: the window is longer than what is kept of it.
+    let start = unsafe { &*(*work).window.copy_word(0).cast_const().cast::<Carry>() };
+    u64::from(CARRY.insert(key, start, 0).is_ok())
+}
+
+/// Sends up the path in the window, if nobody has named its route yet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
+    // SAFETY: the value is not looked at.
+    if unsafe { ROUTES.get(route) }.is_some() || ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
+        return 0;
+    }
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, sample, .. } = unsafe { &mut *work };
+    let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
+    sample.route = route;
+    sample.len = len;
+    for (i, word) in sample.path.iter_mut().enumerate() {
+        // What follows the path is its query, which stays here.
+        *word = window.word(at as usize + 8 * i) & within(len, 8 * i as u64);
+    }
+    if SAMPLES.output::<RouteSample>(&*sample, 0).is_err() {
+        // Named another time.
+        let _: Result<(), i32> = ROUTES.remove(route);
+    }
+    0
+}
+
+/// Counts one exchange of `ns` in the cell of `work.key`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn record(ns: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { &mut (*work).key };
+    let Some(used) = CELLS_USED.get_ptr_mut(0) else { return 0 };
+    let events = Events(&EVENTS);
+    let mut cell = CELLS.get_ptr_mut(*key);
+    if cell.is_none() {
+        // SAFETY: a live element.
+        if unsafe { used.read_volatile() } >= MAX_CELLS.load() {
+            key.route_or_peer = if key.role == ROLE_SERVER { route::OTHER } else { u64::from(CLASS_OTHER) };
+        }
+        cell = get_or_insert(&CELLS, &*key, &CELL_ZERO).map(|(cell, new)| {
+            if new {
+                add(used, 1);
+            }
+            cell
+        });
+    }
+    let Some(cell) = cell else {
+        events.dropped(Reason::MapFull, 1);
+        return 0;
+    };
+    observe(cell, ns);
+    events.recorded();
+    0
+}
+
+/// The state machine's hands in the kernel.
+struct Kernel<'a> {
+    work: &'a mut Work,
+}
+
+impl Io for Kernel<'_> {
+    #[inline(always)]
+    fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
+        let pass = &mut self.work.pass;
+        pass.prepare(half, is_request, answered, len, reach);
+        let more = if !pass.starts_request() {
+            parse_other()
+        } else if parse_method() != 0 && parse_authority() != 0 {
+            parse_path()
+        } else {
+            0
+        };
+        if more != 0 {
+            parse_lines();
+            parse_end();
+        }
+        *half = self.work.pass.half;
+        self.work.pass.out
+    }
+
+    #[inline(always)]
+    fn read(&mut self, offset: u32, at: usize, most: usize) -> usize {
+        read_payload(u64::from(offset), at as u64, most as u64) as usize
+    }
+
+    #[inline(always)]
+    fn load_carry(&mut self, direction: Direction, _: usize) -> bool {
+        load_carry(direction as u64) != 0
+    }
+
+    #[inline(always)]
+    fn save_carry(&mut self, direction: Direction, _: usize) -> bool {
+        save_carry(direction as u64) != 0
+    }
+
+    #[inline(always)]
+    fn seen(&mut self) {
+        Events(&EVENTS).seen();
+    }
+
+    #[inline(always)]
+    fn route(&mut self, route: u64, at: usize, len: usize) {
+        name_route(route, at as u64, len as u64);
+    }
+
+    #[inline(always)]
+    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
+        let server = conn.role == ROLE_SERVER;
+        self.work.key = HttpKey {
+            workload: conn.workload,
+            route_or_peer: if server { exchange.route } else { conn.peer },
+            status: exchange.status,
+            method: exchange.method,
+            role: if server { ROLE_SERVER } else { ROLE_CLIENT },
+            pad: 0,
+        };
+        record(exchange.end.saturating_sub(exchange.start));
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        Events(&EVENTS).dropped(reason, count);
+    }
+}

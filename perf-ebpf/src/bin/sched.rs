@@ -1,0 +1,109 @@
+//! Run-queue latency, time on CPU and context switches, per workload.
+//!
+//! Hooks: `tp_btf/sched_switch`, alone: `sched_info.last_queued` of the next task and its run queue's clock tell how long
+//! it waited, so no hook at wake-up is needed.
+//! Maps: `CELLS` (workload → [`SchedCell`]), `WORKLOADS` (its name), `RUNNING` (what each CPU runs now), `EVENTS`.
+//! Metrics: `sched_run_queue_latency_seconds`, `sched_cpu_seconds_total`, `sched_context_switches_total`.
+//! Needs: `sched_info` (SCHEDSTATS or delay accounting on 5.10), group scheduling (`sched_entity.cfs_rq`).
+#![no_std]
+#![no_main]
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::macros::{btf_tracepoint, map};
+use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::events::Reason;
+use perf_common::kernel::{SchedOffsets, TaskOffsets};
+use perf_common::sched::{Running, SchedCell};
+use perf_common::workload::Workload;
+use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
+use perf_ebpf::kernel::Ptr;
+use perf_ebpf::who::{self, MAX_WORKLOADS};
+
+perf_ebpf::program!();
+
+#[unsafe(no_mangle)]
+static TASK: Global<TaskOffsets> = Global::new(unset());
+#[unsafe(no_mangle)]
+static SCHED: Global<SchedOffsets> = Global::new(unset());
+
+#[map]
+static CELLS: HashMap<u64, SchedCell> = HashMap::with_max_entries(4096, 0);
+#[map]
+static CELL_ZERO: PerCpuArray<SchedCell> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOADS, 0);
+#[map]
+static RUNNING: PerCpuArray<Running> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
+
+/// All zero until user space writes what the kernel says.
+const fn unset<T: Copy>() -> T {
+    // SAFETY: only used with structs of integers.
+    unsafe { core::mem::zeroed() }
+}
+
+#[btf_tracepoint(function = "sched_switch")]
+fn sched_switch(ctx: BtfTracePointContext) -> i32 {
+    let task_at = TASK.load();
+    let sched_at = SCHED.load();
+    let direct = task_at.direct != 0;
+    let preempted = ctx.arg::<u64>(0) & 1 != 0;
+    let prev = Ptr::new(ctx.arg::<*const core::ffi::c_void>(1), direct);
+    let next = Ptr::new(ctx.arg::<*const core::ffi::c_void>(2), direct);
+
+    let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element, and interrupts are off in a switch.
+    let running = unsafe { &mut *running };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+
+    if running.workload != 0 {
+        if let Some(cell) = CELLS.get_ptr_mut(running.workload) {
+            let state: u64 = if sched_at.has_prev_state != 0 {
+                ctx.arg::<u64>(3)
+            } else {
+                prev.load::<u64>(sched_at.state)
+            } & 0xffff_ffff;
+            // SAFETY: a live map value.
+            unsafe {
+                add(&raw mut (*cell).cpu, now.wrapping_sub(running.since));
+                let counter = if preempted || state == 0 {
+                    &raw mut (*cell).involuntary
+                } else {
+                    &raw mut (*cell).voluntary
+                };
+                add(counter, 1);
+            }
+        }
+    }
+
+    running.since = now;
+    running.workload = 0;
+    let pid: u32 = next.load(task_at.pid);
+    if pid == 0 {
+        return 0;
+    }
+    let events = Events(&EVENTS);
+    events.seen();
+    let workload = who::workload(next, &task_at);
+    let id = workload.id();
+    let Some((cell, new)) = get_or_insert(&CELLS, &id, &CELL_ZERO) else {
+        events.dropped(Reason::MapFull, 1);
+        return 0;
+    };
+    if new {
+        who::announce(&WORKLOADS, id, &workload);
+    }
+    running.workload = id;
+    events.recorded();
+    let queued: u64 = next.load(sched_at.last_queued);
+    if queued != 0 {
+        let clock: u64 = next.follow(sched_at.cfs_rq).follow(sched_at.rq).load(sched_at.rq_clock);
+        // SAFETY: a live map value.
+        observe(unsafe { &raw mut (*cell).latency }, clock.saturating_sub(queued));
+    }
+    0
+}

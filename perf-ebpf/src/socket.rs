@@ -1,0 +1,79 @@
+//! Sockets: their remote end and their state of ours.
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
+use aya_ebpf::{bindings::BPF_NOEXIST, maps::HashMap};
+use perf_common::kernel::SockOffsets;
+use perf_common::peer::{CLASS_OTHER, Peer};
+
+use crate::kernel::Ptr;
+
+pub const AF_INET: u16 = 2;
+pub const AF_INET6: u16 = 10;
+pub const IPPROTO_TCP: u16 = 6;
+
+/// How many destinations a map can name.
+pub const MAX_PEERS: u32 = 4_096;
+
+/// Whether this is a TCP socket over IPv4 or IPv6.
+#[inline(always)]
+pub fn is_tcp(sk: Ptr, at: &SockOffsets) -> bool {
+    let family: u16 = sk.load(at.family);
+    let protocol: u16 = sk.load(at.protocol);
+    protocol == IPPROTO_TCP && (family == AF_INET || family == AF_INET6)
+}
+
+/// The same socket as a `tcp_sock`; null where it is none.
+#[inline(always)]
+pub fn tcp(sk: Ptr, direct: u32) -> Ptr {
+    if direct == 0 {
+        return sk;
+    }
+    // SAFETY: the helper checks the socket.
+    Ptr::new(unsafe { bpf_skc_to_tcp_sock(sk.raw()) }.cast(), true)
+}
+
+/// The remote end of a socket.
+#[inline(always)]
+pub fn peer(sk: Ptr, at: &SockOffsets) -> Peer {
+    let family: u16 = sk.load(at.family);
+    let port = u16::from_be(sk.load(at.dport));
+    if family == AF_INET {
+        return Peer::v4(sk.load(at.daddr), port);
+    }
+    let mut address = [0_u32; 4];
+    let v6 = sk.member(at.v6_daddr);
+    address[0] = v6.load(0);
+    address[1] = v6.load(4);
+    address[2] = v6.load(8);
+    address[3] = v6.load(12);
+    Peer::v6(address, port)
+}
+
+/// The id of a client's remote end, made known to user space; by class where the port names no service or the map is full.
+#[inline(always)]
+pub fn destination(peers: &HashMap<u64, Peer>, peer: &Peer, at: &SockOffsets) -> u64 {
+    if peer.port >= at.first_ephemeral_port {
+        return peer.classed().id();
+    }
+    let id = peer.id();
+    if !crate::count::contains(core::ptr::from_ref(peers).cast_mut().cast(), &id)
+        && peers.insert(id, peer, u64::from(BPF_NOEXIST)).is_err()
+        && !crate::count::contains(core::ptr::from_ref(peers).cast_mut().cast(), &id)
+    {
+        return u64::from(CLASS_OTHER);
+    }
+    id
+}
+
+/// The inode of the socket's network namespace.
+#[inline(always)]
+pub fn netns(sk: Ptr, at: &SockOffsets) -> u32 {
+    sk.follow(at.net).load(at.net_inum)
+}
+
+/// Reads the kernel's memory into a map value; whether it could be read.
+#[inline(always)]
+pub fn read_kernel<T>(from: *const T) -> Option<T> {
+    // SAFETY: the helper survives any address.
+    unsafe { bpf_probe_read_kernel(from) }.ok()
+}

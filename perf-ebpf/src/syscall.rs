@@ -1,0 +1,117 @@
+//! The system call that the running task is in: its number, its arguments, and the buffers they point to.
+//!
+//! At `sock_send_length` and `sock_recv_length` the registers still hold what the program passed, so payload is found
+//! without an entry hook and without a table of descriptors.
+
+use aya_ebpf::helpers::{bpf_probe_read_user, generated};
+use perf_common::http::Direction;
+use perf_common::kernel::RegOffsets;
+
+use crate::kernel::Ptr;
+
+/// What `regs->ax` holds while a system call runs: elsewhere the registers belong to something else.
+const ENOSYS: u64 = -38_i64 as u64;
+/// How many pieces of a vector are looked at per read.
+const MAX_SEEK: u32 = 8;
+
+#[cfg(bpf_target_arch = "x86_64")]
+mod number {
+    pub(super) const READ: u64 = 0;
+    pub(super) const WRITE: u64 = 1;
+    pub(super) const READV: u64 = 19;
+    pub(super) const WRITEV: u64 = 20;
+    pub(super) const SENDTO: u64 = 44;
+    pub(super) const RECVFROM: u64 = 45;
+    pub(super) const SENDMSG: u64 = 46;
+    pub(super) const RECVMSG: u64 = 47;
+}
+
+/// `msg_iov` and `msg_iovlen` in `struct user_msghdr`, part of the system call interface.
+const MSGHDR_IOV: u64 = 16;
+
+/// Where a call's payload is in its program's memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Payload {
+    /// One buffer, or the current piece of a vector.
+    base: u64,
+    /// The call's offset at which that piece begins, and its length.
+    piece_at: u64,
+    piece_len: u64,
+    /// The next element of the vector, and how many follow.
+    vector: u64,
+    vector_left: u64,
+}
+
+impl Payload {
+    pub const NONE: Self = Self { base: 0, piece_at: 0, piece_len: 0, vector: 0, vector_left: 0 };
+
+    /// Finds the buffers of the call that `task` is in.
+    #[inline(always)]
+    pub fn of(task: Ptr, at: &RegOffsets, direction: Direction, total: u32) -> Self {
+        let regs = registers(task, at);
+        let result: u64 = regs.load(at.result);
+        if result != ENOSYS {
+            return Self::NONE;
+        }
+        let call: u64 = regs.load(at.number);
+        let buffer: u64 = regs.load(at.arg[1]);
+        let (single, vector, message) = match direction {
+            Direction::Received => (
+                call == number::READ || call == number::RECVFROM,
+                call == number::READV,
+                call == number::RECVMSG,
+            ),
+            Direction::Sent => (
+                call == number::WRITE || call == number::SENDTO,
+                call == number::WRITEV,
+                call == number::SENDMSG,
+            ),
+        };
+        if single {
+            return Self { base: buffer, piece_len: u64::from(total), ..Self::NONE };
+        }
+        if vector {
+            return Self { vector: buffer, vector_left: regs.load(at.arg[2]), ..Self::NONE };
+        }
+        if message {
+            // SAFETY: the helper survives any address.
+            let iov: [u64; 2] =
+                unsafe { bpf_probe_read_user((buffer + MSGHDR_IOV) as *const _) }.unwrap_or_default();
+            return Self { vector: iov[0], vector_left: iov[1], ..Self::NONE };
+        }
+        Self::NONE
+    }
+
+    /// The address of the byte at `offset` and how many follow it in one piece; `None` where it cannot be had.
+    #[inline(always)]
+    pub fn seek(&mut self, offset: u64) -> Option<(u64, u64)> {
+        for _ in 0..MAX_SEEK {
+            let inside = offset.wrapping_sub(self.piece_at);
+            if inside < self.piece_len {
+                return Some((self.base + inside, self.piece_len - inside));
+            }
+            if self.vector_left == 0 {
+                return None;
+            }
+            // SAFETY: the helper survives any address.
+            let piece: [u64; 2] = unsafe { bpf_probe_read_user(self.vector as *const _) }.ok()?;
+            self.piece_at += self.piece_len;
+            self.base = piece[0];
+            self.piece_len = piece[1];
+            self.vector += 16;
+            self.vector_left -= 1;
+        }
+        None
+    }
+}
+
+#[inline(always)]
+fn registers(task: Ptr, at: &RegOffsets) -> Ptr {
+    if at.helper != 0 {
+        // SAFETY: a task from `bpf_get_current_task_btf`.
+        Ptr::new(unsafe { generated::bpf_task_pt_regs(task.raw().cast()) } as *const _, true)
+    } else {
+        task.follow(at.task_stack).member(at.stack_to_regs)
+    }
+}
