@@ -50,6 +50,7 @@ pub struct SockOffsets {
     pub err: u32,
     pub socket: u32,
     pub socket_file: u32,
+    pub socket_sk: u32,
     pub tcp_clock_cache: u32,
     pub tcp_wstamp: u32,
     pub tcp_bytes_sent: u32,
@@ -58,9 +59,11 @@ pub struct SockOffsets {
     pub backlog_tail: u32,
     /// The lowest port that clients get by themselves, from sysctl: above it a destination is known by class only.
     pub first_ephemeral_port: u32,
+    /// Whether `tcp_retransmit_skb` tells if the packet could be sent (6.18).
+    pub retransmit_has_error: u32,
 }
 
-crate::pod!(SockOffsets: 80);
+crate::pod!(SockOffsets: 88);
 
 /// What `sched_switch` reads besides [`TaskOffsets`].
 #[repr(C)]

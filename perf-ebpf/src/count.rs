@@ -78,6 +78,20 @@ pub fn get_or_insert<K, V>(
     Some((map.get_ptr_mut(key)?, true))
 }
 
+/// The cell of `key`, or when the map is full the one of `other`, which user space made at start.
+#[inline(always)]
+pub fn cell<K, V>(
+    map: &aya_ebpf::maps::HashMap<K, V>,
+    key: &K,
+    other: &K,
+    template: &PerCpuArray<V>,
+) -> Option<*mut V> {
+    match get_or_insert(map, key, template) {
+        Some((cell, _)) => Some(cell),
+        None => map.get_ptr_mut(other),
+    }
+}
+
 /// Whether a map holds `key`; cheaper to read in the programs than an `Option` of a pointer.
 #[inline(always)]
 pub fn contains<K>(map: *mut core::ffi::c_void, key: &K) -> bool {

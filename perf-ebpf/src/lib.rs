@@ -16,6 +16,12 @@ pub mod syscall;
 #[cfg(target_arch = "bpf")]
 pub mod who;
 
+/// All zero until user space writes what the kernel says.
+pub const fn unset<T: Copy>() -> T {
+    // SAFETY: only used with structs of integers.
+    unsafe { core::mem::zeroed() }
+}
+
 /// The licence that the verifier asks for, and a panic handler that the linker drops because nothing panics.
 #[macro_export]
 macro_rules! program {

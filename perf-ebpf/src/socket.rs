@@ -1,7 +1,9 @@
 //! Sockets: their remote end and their state of ours.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
-use aya_ebpf::{bindings::BPF_NOEXIST, maps::HashMap};
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock};
+use aya_ebpf::maps::{HashMap, PerCpuArray};
 use perf_common::kernel::SockOffsets;
 use perf_common::peer::{CLASS_OTHER, Peer};
 
@@ -71,9 +73,34 @@ pub fn netns(sk: Ptr, at: &SockOffsets) -> u32 {
     sk.follow(at.net).load(at.net_inum)
 }
 
-/// Reads the kernel's memory into a map value; whether it could be read.
+/// What is kept per socket: in storage on the socket where tracing programs may use it, else in a hash by address.
+///
+/// # Safety
+/// `sk` comes from the tracepoint, and `storage` and `hash` are maps of this object with values that may be all zero.
 #[inline(always)]
-pub fn read_kernel<T>(from: *const T) -> Option<T> {
-    // SAFETY: the helper survives any address.
-    unsafe { bpf_probe_read_kernel(from) }.ok()
+pub unsafe fn state<T>(
+    storage: &SkStorage<T>,
+    hash: &HashMap<u64, T>,
+    template: &PerCpuArray<T>,
+    sk: Ptr,
+    at: &SockOffsets,
+    create: bool,
+) -> Option<&'static mut T> {
+    if at.storage != 0 {
+        let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+        // SAFETY: the helper checks the socket; a new value is all zero.
+        let found = unsafe {
+            bpf_sk_storage_get(core::ptr::from_ref(storage).cast_mut().cast(), sk.raw(), core::ptr::null_mut(), flags)
+        };
+        // SAFETY: the value lives as long as the socket, which lives as long as this program's run.
+        return unsafe { found.cast::<T>().as_mut() };
+    }
+    let key = sk.key();
+    let found = if create {
+        crate::count::get_or_insert(hash, &key, template).map(|(value, _)| value)
+    } else {
+        hash.get_ptr_mut(key)
+    };
+    // SAFETY: a live element; it is deleted when its socket closes.
+    found.and_then(|value| unsafe { value.as_mut() })
 }

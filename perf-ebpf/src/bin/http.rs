@@ -40,6 +40,7 @@ use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::Payload;
+use perf_ebpf::unset;
 use perf_ebpf::who::{self, MAX_WORKLOADS};
 
 perf_ebpf::program!();
@@ -84,12 +85,6 @@ static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
 static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static RECEIVED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
-
-/// All zero until user space writes what the kernel says.
-const fn unset<T: Copy>() -> T {
-    // SAFETY: only used with structs of integers.
-    unsafe { core::mem::zeroed() }
-}
 
 /// A line that a call cut, until the next call brings the rest.
 #[repr(C)]

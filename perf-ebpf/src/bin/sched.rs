@@ -16,9 +16,10 @@ use aya_ebpf::programs::BtfTracePointContext;
 use perf_common::events::Reason;
 use perf_common::kernel::{SchedOffsets, TaskOffsets};
 use perf_common::sched::{Running, SchedCell};
-use perf_common::workload::Workload;
+use perf_common::workload::{OTHER, Workload};
 use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
 use perf_ebpf::kernel::Ptr;
+use perf_ebpf::unset;
 use perf_ebpf::who::{self, MAX_WORKLOADS};
 
 perf_ebpf::program!();
@@ -38,12 +39,6 @@ static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOA
 static RUNNING: PerCpuArray<Running> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
-
-/// All zero until user space writes what the kernel says.
-const fn unset<T: Copy>() -> T {
-    // SAFETY: only used with structs of integers.
-    unsafe { core::mem::zeroed() }
-}
 
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch(ctx: BtfTracePointContext) -> i32 {
@@ -90,14 +85,25 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     events.seen();
     let workload = who::workload(next, &task_at);
     let id = workload.id();
-    let Some((cell, new)) = get_or_insert(&CELLS, &id, &CELL_ZERO) else {
+    let mut running_as = id;
+    let mut cell = CELLS.get_ptr_mut(id);
+    if cell.is_none() {
+        cell = match get_or_insert(&CELLS, &id, &CELL_ZERO) {
+            Some((cell, _)) => {
+                who::announce(&WORKLOADS, id, &workload);
+                Some(cell)
+            }
+            None => {
+                running_as = OTHER;
+                CELLS.get_ptr_mut(OTHER)
+            }
+        };
+    }
+    let Some(cell) = cell else {
         events.dropped(Reason::MapFull, 1);
         return 0;
     };
-    if new {
-        who::announce(&WORKLOADS, id, &workload);
-    }
-    running.workload = id;
+    running.workload = running_as;
     events.recorded();
     let queued: u64 = next.load(sched_at.last_queued);
     if queued != 0 {

@@ -1,0 +1,149 @@
+//! The configuration: a YAML file, over which the command line wins.
+//!
+//! What the agent does not understand it refuses, with file, line and column: a misspelt key in a monitoring agent
+//! would otherwise show as a graph that is missing on the day it is needed.
+
+mod error;
+mod ladder;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub(crate) use error::ConfigError;
+pub(crate) use ladder::Buckets;
+pub(crate) use values::{Level, ListenAddress, LogFormat, MaxSeries, TelemetryPath};
+
+/// Everything the agent can be told. `deploy/perf-agent.yaml` documents each key; a test keeps the two equal.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Config {
+    pub(crate) web: Web,
+    pub(crate) log: Log,
+    pub(crate) probes: Probes,
+    pub(crate) histogram: Histogram,
+    /// From the command line alone: where a file is read from cannot depend on what is in it.
+    #[serde(skip)]
+    pub(crate) paths: Paths,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Web {
+    #[serde(deserialize_with = "values::at_least_one")]
+    pub(crate) listen_address: Vec<ListenAddress>,
+    pub(crate) telemetry_path: TelemetryPath,
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self { listen_address: vec![ListenAddress::default()], telemetry_path: TelemetryPath::default() }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Log {
+    pub(crate) level: Level,
+    pub(crate) format: LogFormat,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Probes {
+    pub(crate) tcp: Tcp,
+    pub(crate) sched: Sched,
+    pub(crate) http: Http,
+}
+
+impl Probes {
+    /// Each probe's name and whether it is switched on, in the order in which they are shown.
+    pub(crate) fn enabled(&self) -> [(&'static str, bool); 3] {
+        // A new probe has to be named here as well: without `..`, this does not compile until it is.
+        let Self { tcp, sched, http } = self;
+        [("tcp", tcp.enabled), ("sched", sched.enabled), ("http", http.enabled)]
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Tcp {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Sched {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Sched {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Http {
+    pub(crate) enabled: bool,
+    pub(crate) max_series: MaxSeries,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { enabled: true, max_series: MaxSeries::default() }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Histogram {
+    pub(crate) buckets: Buckets,
+}
+
+/// Where the host's file systems are, which is elsewhere in a container.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Paths {
+    pub(crate) procfs: PathBuf,
+    pub(crate) sysfs: PathBuf,
+    pub(crate) run: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self { procfs: "/proc".into(), sysfs: "/sys".into(), run: "/run".into() }
+    }
+}
+
+impl Config {
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// `path` is for the messages only.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self =
+            serde_saphyr::from_str(text).map_err(|error| ConfigError::invalid(path, &error))?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,191 @@
+//! What the running kernel is and where it keeps things, asked once, before any probe is loaded.
+
+pub(crate) mod btf;
+
+use std::path::{Path, PathBuf};
+
+use perf_common::kernel::{ABSENT, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+
+use btf::Btf;
+
+/// A member or type that a probe needs and this kernel does not have; the reason why the probe is unsupported.
+#[derive(Clone, Debug)]
+pub(crate) struct Missing(pub(crate) String);
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "this kernel has no {}", self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
+
+/// Which hierarchy's ids tell workloads apart on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hierarchy {
+    /// Version 2: pure, or hybrid where containers are in it.
+    Unified,
+    /// Version 1, by its memory controller: hybrid hosts with an older container runtime, and pure version 1.
+    Memory,
+}
+
+/// The kernel as the probes see it.
+pub(crate) struct Kernel {
+    btf: Btf,
+    pub(crate) release: String,
+    pub(crate) hierarchy: Hierarchy,
+    /// Where the chosen hierarchy is mounted.
+    pub(crate) cgroup_root: PathBuf,
+    first_ephemeral_port: u32,
+}
+
+impl Kernel {
+    /// Reads BTF and looks at the control groups of the running processes.
+    pub(crate) fn read(procfs: &Path, sysfs: &Path) -> Result<Self, btf::BtfError> {
+        let btf = Btf::read(&sysfs.join("kernel/btf/vmlinux"))?;
+        let (hierarchy, cgroup_root) = hierarchy(procfs, sysfs);
+        let range = std::fs::read_to_string(procfs.join("sys/net/ipv4/ip_local_port_range")).unwrap_or_default();
+        let first_ephemeral_port =
+            range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
+        Ok(Self { btf, release: release(procfs), hierarchy, cgroup_root, first_ephemeral_port })
+    }
+
+    pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
+        self.btf.has_tracepoint(name)
+    }
+
+    /// Whether BPF programs have this helper, by its name without `bpf_`.
+    pub(crate) fn has_helper(&self, name: &str) -> bool {
+        self.btf.enumerator(&format!("BPF_FUNC_{name}")).is_some()
+    }
+
+    /// 5.11 brought typed pointers to the current task and storage on sockets to tracing programs.
+    fn has_typed_pointers(&self) -> bool {
+        self.has_helper("get_current_task_btf")
+    }
+
+    /// 5.15 brought the helper that finds a task's registers.
+    pub(crate) fn has_task_regs(&self) -> bool {
+        self.has_helper("task_pt_regs")
+    }
+
+    pub(crate) fn task(&self) -> Result<TaskOffsets, Missing> {
+        let at = |path| self.at("task_struct", path);
+        let (css_set_cgroup, css_cgroup) = match self.hierarchy {
+            Hierarchy::Unified => (self.at("css_set", "dfl_cgrp")?, ABSENT),
+            Hierarchy::Memory => {
+                let memory = self
+                    .btf
+                    .enumerator("memory_cgrp_id")
+                    .ok_or_else(|| Missing("enumerator memory_cgrp_id".to_owned()))?;
+                (self.at("css_set", "subsys")? + 8 * memory, self.at("cgroup_subsys_state", "cgroup")?)
+            }
+        };
+        Ok(TaskOffsets {
+            direct: u32::from(self.has_typed_pointers()),
+            group_leader: at("group_leader")?,
+            comm: at("comm")?,
+            tgid: at("tgid")?,
+            pid: at("pid")?,
+            flags: at("flags")?,
+            nvcsw: at("nvcsw")?,
+            nivcsw: at("nivcsw")?,
+            cgroups: at("cgroups")?,
+            css_set_cgroup,
+            css_cgroup,
+            cgroup_kn: self.at("cgroup", "kn")?,
+            // A union of inode and generation until 5.5, and a plain number since.
+            kernfs_node_id: self.at("kernfs_node", "id")?,
+            pad: 0,
+        })
+    }
+
+    pub(crate) fn sock(&self) -> Result<SockOffsets, Missing> {
+        let common = |path| self.at("sock_common", path);
+        let sock = |path| self.at("sock", path);
+        let tcp = |path| self.at("tcp_sock", path);
+        Ok(SockOffsets {
+            storage: u32::from(self.has_typed_pointers()),
+            family: common("skc_family")?,
+            protocol: sock("sk_protocol")?,
+            state: common("skc_state")?,
+            num: common("skc_num")?,
+            dport: common("skc_dport")?,
+            daddr: common("skc_daddr")?,
+            v6_daddr: common("skc_v6_daddr")?,
+            net: common("skc_net.net")?,
+            net_inum: self.at("net", "ns.inum")?,
+            err: sock("sk_err")?,
+            socket: sock("sk_socket")?,
+            socket_file: self.at("socket", "file")?,
+            socket_sk: self.at("socket", "sk")?,
+            tcp_clock_cache: tcp("tcp_clock_cache")?,
+            tcp_wstamp: tcp("tcp_wstamp_ns")?,
+            tcp_bytes_sent: tcp("bytes_sent")?,
+            tcp_copied_seq: tcp("copied_seq")?,
+            tcp_rcv_nxt: tcp("rcv_nxt")?,
+            backlog_tail: sock("sk_backlog.tail")?,
+            first_ephemeral_port: self.first_ephemeral_port,
+            retransmit_has_error: u32::from(self.btf.tracepoint_args("tcp_retransmit_skb") >= Some(3)),
+        })
+    }
+
+    pub(crate) fn sched(&self) -> Result<SchedOffsets, Missing> {
+        let task = |path| self.at("task_struct", path);
+        Ok(SchedOffsets {
+            last_queued: task("sched_info.last_queued")?,
+            cfs_rq: task("se.cfs_rq")?,
+            rq: self.at("cfs_rq", "rq")?,
+            rq_clock: self.at("rq", "clock")?,
+            state: task("__state").or_else(|_| task("state"))?,
+            has_prev_state: u32::from(self.btf.tracepoint_args("sched_switch") >= Some(4)),
+        })
+    }
+
+    pub(crate) fn regs(&self) -> Result<RegOffsets, Missing> {
+        let regs = |path| self.at("pt_regs", path);
+        // x86-64 keeps them at the top of the kernel stack, whose size the architecture fixes at four pages.
+        let size = regs("ss")? + 8;
+        Ok(RegOffsets {
+            helper: u32::from(self.has_task_regs()),
+            task_stack: self.at("task_struct", "stack")?,
+            stack_to_regs: (4 << 12) - size,
+            number: regs("orig_ax")?,
+            result: regs("ax")?,
+            arg: [regs("di")?, regs("si")?, regs("dx")?, regs("r10")?],
+            pad: 0,
+        })
+    }
+
+    fn at(&self, structure: &str, path: &str) -> Result<u32, Missing> {
+        self.btf.offset(structure, path).ok_or_else(|| Missing(format!("member {structure}.{path}")))
+    }
+}
+
+fn release(procfs: &Path) -> String {
+    std::fs::read_to_string(procfs.join("sys/kernel/osrelease")).unwrap_or_default().trim().to_owned()
+}
+
+/// Looks where processes really are: a hybrid host mounts both versions, and which one holds the containers depends on
+/// the container runtime. A process with a path of its own in version 1 but none in version 2 decides for version 1.
+fn hierarchy(procfs: &Path, sysfs: &Path) -> (Hierarchy, PathBuf) {
+    let root = sysfs.join("fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return (Hierarchy::Unified, root);
+    }
+    let unified = root.join("unified");
+    let memory = root.join("memory");
+    let only_in_v1 = std::fs::read_dir(procfs).into_iter().flatten().flatten().any(|process| {
+        let Ok(groups) = std::fs::read_to_string(process.path().join("cgroup")) else { return false };
+        let in_v2 = groups.lines().any(|line| line.starts_with("0::/") && line.len() > 4);
+        let in_memory = groups.lines().any(|line| {
+            line.split_once(':').is_some_and(|(_, rest)| rest.starts_with("memory:/") && rest.len() > 8)
+        });
+        in_memory && !in_v2
+    });
+    if memory.exists() && (only_in_v1 || !unified.exists()) {
+        (Hierarchy::Memory, memory)
+    } else {
+        (Hierarchy::Unified, unified)
+    }
+}

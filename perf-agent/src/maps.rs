@@ -1,0 +1,121 @@
+//! Reading maps: hash maps in batches, per-CPU counters as sums.
+//!
+//! aya has no batch reads, and walking a hash key by key costs a system call per entry (ten times as much for 10,000
+//! entries) and may never end while entries come and go.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use aya::Ebpf;
+use aya::Pod;
+use aya::maps::{Map, MapData, MapError, PerCpuArray};
+
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+/// Entries per system call; a bucket that holds more makes the kernel ask for more room.
+const BATCH: u32 = 512;
+
+/// A hash map of the kernel's, to be read whole.
+pub(crate) struct HashReader {
+    fd: OwnedFd,
+    max_entries: u32,
+}
+
+/// The arguments of the batch commands, from `union bpf_attr`.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+impl HashReader {
+    /// Takes the map of this name out of a loaded object.
+    pub(crate) fn take(object: &mut Ebpf, name: &str) -> Result<Self, MapError> {
+        let map = object.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() })?;
+        let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
+            return Err(MapError::InvalidName { name: name.to_owned() });
+        };
+        Self::new(&data)
+    }
+
+    fn new(data: &MapData) -> Result<Self, MapError> {
+        let fd = data.fd().as_fd().try_clone_to_owned().map_err(MapError::from)?;
+        Ok(Self { fd, max_entries: data.info()?.max_entries() })
+    }
+
+    /// Calls `each` for every entry. Entries that come or go meanwhile may be missed, ones that stay are seen once.
+    pub(crate) fn each<K: Pod, V: Pod>(&self, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
+        let mut room = BATCH;
+        let mut keys: Vec<K> = Vec::with_capacity(room as usize);
+        let mut values: Vec<V> = Vec::with_capacity(room as usize);
+        let mut position = 0_u64;
+        let mut begun = false;
+        let mut read = 0;
+        loop {
+            keys.reserve(room as usize);
+            values.reserve(room as usize);
+            let mut attr = BatchAttr {
+                in_batch: if begun { &raw const position as u64 } else { 0 },
+                out_batch: &raw mut position as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: room,
+                map_fd: self.fd.as_raw_fd() as u32,
+                elem_flags: 0,
+                flags: 0,
+            };
+            // SAFETY: the buffers hold `count` elements, and the kernel writes no more.
+            let result = unsafe {
+                libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+            };
+            let error = (result < 0).then(io::Error::last_os_error);
+            let end = match error.as_ref().and_then(io::Error::raw_os_error) {
+                Some(libc::ENOENT) => true,
+                Some(libc::ENOSPC) => {
+                    room = room.saturating_mul(2);
+                    continue;
+                }
+                Some(_) => return Err(error.unwrap_or_else(io::Error::last_os_error)),
+                None => false,
+            };
+            begun = true;
+            let got = attr.count.min(room) as usize;
+            // SAFETY: the kernel filled `got` plain-data elements of the reserved room.
+            unsafe {
+                keys.set_len(got);
+                values.set_len(got);
+            }
+            for (key, value) in keys.iter().zip(&values) {
+                each(key, value);
+            }
+            read += attr.count;
+            // A map cannot hold more; entries that come and go must not keep a scrape busy.
+            if end || read >= self.max_entries.saturating_mul(2) {
+                return Ok(());
+            }
+            keys.clear();
+            values.clear();
+        }
+    }
+}
+
+/// Counters that each CPU keeps for itself.
+pub(crate) struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    pub(crate) fn take(object: &mut Ebpf, name: &str) -> Result<Self, MapError> {
+        let map = object.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() })?;
+        Ok(Self(PerCpuArray::try_from(map)?))
+    }
+
+    /// Every counter, summed over the CPUs; zero where it cannot be read.
+    pub(crate) fn sums<const N: usize>(&self) -> [u64; N] {
+        std::array::from_fn(|i| self.0.get(&(i as u32), 0).map_or(0, |cpus| cpus.iter().sum()))
+    }
+}

@@ -1,0 +1,149 @@
+//! The BPF objects, embedded, and how one becomes attached programs.
+
+use anyhow::{Context as _, anyhow};
+use aya::maps::ProgramArray;
+use aya::programs::{BtfTracePoint, Iter};
+use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
+use perf_common::kernel::{RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+
+use crate::kernel::{Kernel, Missing};
+use crate::probes::Status;
+
+/// The object of each slice, as `build.rs` left it.
+pub(crate) static TCP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
+pub(crate) static SCHED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sched"));
+pub(crate) static HTTP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http"));
+
+/// One program and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hook {
+    /// Its name in the object.
+    pub(crate) program: &'static str,
+    /// The tracepoint, or the iterator's target.
+    pub(crate) target: &'static str,
+    pub(crate) kind: HookKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HookKind {
+    /// Attached for as long as the agent runs.
+    TracePoint,
+    /// Runs once, at start, this many times over.
+    Iterator { passes: u32 },
+    /// Only called by another program, by way of this program array.
+    Tail { array: &'static str },
+}
+
+impl Hook {
+    pub(crate) const fn tracepoint(program: &'static str, target: &'static str) -> Self {
+        Self { program, target, kind: HookKind::TracePoint }
+    }
+
+    /// As status pages show it.
+    pub(crate) fn name(&self) -> String {
+        match self.kind {
+            HookKind::Iterator { .. } => format!("iter/{}", self.target),
+            _ => format!("tp_btf/{}", self.target),
+        }
+    }
+}
+
+/// Where things are in this kernel, as the objects want it. An object without one of the globals ignores it.
+#[derive(Default)]
+pub(crate) struct Globals {
+    pub(crate) task: TaskOffsets,
+    pub(crate) sock: SockOffsets,
+    pub(crate) sched: SchedOffsets,
+    pub(crate) regs: RegOffsets,
+    /// How many series of one histogram the kernel makes before it counts as `other`.
+    pub(crate) max_cells: u64,
+}
+
+/// Loads objects. It keeps the kernel's BTF (30 ms and 25 MB to read), so there is one, dropped after start.
+pub(crate) struct Loader<'k> {
+    kernel: &'k Kernel,
+    btf: Btf,
+    loader: EbpfLoader<'k>,
+}
+
+/// A slice's object with what became of its hooks.
+pub(crate) struct Loaded {
+    pub(crate) object: Ebpf,
+    pub(crate) status: Vec<Status>,
+}
+
+impl<'k> Loader<'k> {
+    pub(crate) fn new(kernel: &'k Kernel, globals: &'k Globals) -> anyhow::Result<Self> {
+        raise_memlock();
+        let mut loader = EbpfLoader::new();
+        loader
+            // A log is only written for a program that was refused.
+            .verifier_log_level(VerifierLogLevel::STATS | VerifierLogLevel::DEBUG)
+            .override_global("TASK", &globals.task, false)
+            .override_global("SOCK", &globals.sock, false)
+            .override_global("SCHED", &globals.sched, false)
+            .override_global("REGS", &globals.regs, false)
+            .override_global("MAX_CELLS", &globals.max_cells, false);
+        Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, loader })
+    }
+
+    /// Loads an object with its maps; `entries` resizes some of them.
+    pub(crate) fn load(&mut self, elf: &[u8], entries: &[(&'static str, u32)]) -> anyhow::Result<Ebpf> {
+        for (map, entries) in entries {
+            self.loader.map_max_entries(map, *entries);
+        }
+        Ok(self.loader.load(elf)?)
+    }
+
+    /// Loads and attaches the hooks in their order.
+    pub(crate) fn attach(&self, probe: &'static str, object: &mut Ebpf, hooks: &[Hook]) -> Vec<Status> {
+        let mut status = Vec::new();
+        for hook in hooks {
+            let outcome = self.attach_one(object, hook);
+            // What another program calls is no hook of its own, unless it is missing.
+            if !matches!(hook.kind, HookKind::Tail { .. }) || outcome.is_err() {
+                status.push(Status::of(probe, hook.name(), outcome));
+            }
+        }
+        status
+    }
+
+    fn attach_one(&self, object: &mut Ebpf, hook: &Hook) -> anyhow::Result<()> {
+        let no_program = || anyhow!("the object has no {}", hook.program);
+        let program = object.program_mut(hook.program).ok_or_else(no_program)?;
+        if let HookKind::Iterator { passes } = hook.kind {
+            if !self.kernel.has_helper("sock_from_file") {
+                return Err(Missing("helper bpf_sock_from_file (5.11)".to_owned()).into());
+            }
+            let program: &mut Iter = program.try_into()?;
+            program.load(hook.target, &self.btf)?;
+            for _ in 0..passes {
+                let link = program.attach()?;
+                let mut file = program.take_link(link)?.into_file()?;
+                std::io::copy(&mut file, &mut std::io::sink())?;
+            }
+            return Ok(());
+        }
+        if !self.kernel.has_tracepoint(hook.target) {
+            return Err(Missing(format!("tracepoint {}", hook.target)).into());
+        }
+        let program: &mut BtfTracePoint = program.try_into()?;
+        program.load(hook.target, &self.btf)?;
+        let HookKind::Tail { array } = hook.kind else {
+            program.attach()?;
+            return Ok(());
+        };
+        let fd = program.fd()?.try_clone()?;
+        let map = object.map_mut(array).ok_or_else(|| anyhow!("the object has no map {array}"))?;
+        Ok(ProgramArray::try_from(map)?.set(0, &fd, 0)?)
+    }
+}
+
+/// Before 5.11 the memory of maps counts against this limit, and 64 KiB is the default. A refusal shows as a failed load.
+fn raise_memlock() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a pointer to a live struct.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0 {
+        tracing::debug!("RLIMIT_MEMLOCK stays as it is: {}", std::io::Error::last_os_error());
+    }
+}

@@ -1,0 +1,332 @@
+//! The probes: which exist, which of them run on this kernel, and what they have measured.
+
+mod http;
+mod sched;
+mod tcp;
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context as _;
+use aya::Ebpf;
+use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
+use perf_common::histogram::Histogram;
+use perf_common::peer::{Peer, class_name};
+use perf_common::workload::Workload;
+use serde::Serialize;
+
+use crate::config::{Buckets, Config};
+use crate::identity::{Identity, Namer};
+use crate::kernel::{Kernel, Missing};
+use crate::maps::{Counters, HashReader};
+use crate::object::{Globals, Loader};
+use crate::page::{FamilyWriter, Kind, Page};
+
+/// Whether a hook of a probe works on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// Loaded and attached, or (in `doctor`) loadable.
+    Attached,
+    /// This kernel or these privileges lack something the hook needs: not an error.
+    Unsupported,
+    /// It should have worked and did not.
+    Failed,
+    /// Switched off in the configuration.
+    Disabled,
+}
+
+/// One hook of one probe, as `/probes`, `perf_agent_probe_up` and `doctor` show it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Status {
+    /// The slice: `tcp`, `sched`, `http`.
+    pub(crate) probe: &'static str,
+    /// The kernel hook, e.g. `tp_btf/sock_send_length`.
+    pub(crate) hook: String,
+    pub(crate) state: State,
+    /// What is missing or went wrong; empty when attached.
+    pub(crate) reason: String,
+    /// What the operator can do about it; empty when attached.
+    pub(crate) remedy: String,
+}
+
+/// A slice that runs.
+trait Probe: Send {
+    /// Learns the names that the kernel has announced.
+    fn learn(&mut self, names: &mut Names);
+    /// Reads the maps and writes the slice's families.
+    fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()>;
+    /// Its counters of events, by [`perf_common::events`].
+    fn events(&self) -> [u64; COUNTERS as usize];
+}
+
+/// What a slice's `start` gets.
+struct Start<'a, 'k> {
+    loader: &'a mut Loader<'k>,
+    config: &'a Config,
+    globals: Result<(), Missing>,
+}
+
+/// What it gives back: what became of its hooks, and the slice itself if any of them works.
+type Started = (Vec<Status>, Option<Box<dyn Probe>>);
+
+/// Everything attached to the kernel; dropping it detaches.
+pub(crate) struct Probes {
+    status: Vec<Status>,
+    running: Vec<(&'static str, Box<dyn Probe>)>,
+    names: Names,
+}
+
+impl Probes {
+    /// Loads and attaches every enabled probe. A probe that cannot run is a [`Status`], never an error.
+    ///
+    /// # Errors
+    /// When there is nothing to attach to at all: a kernel without BTF.
+    pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
+        let kernel = Kernel::read(&config.paths.procfs, &config.paths.sysfs)
+            .context("the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read; perf-agent needs a kernel built with CONFIG_DEBUG_INFO_BTF, which Debian, Ubuntu, Fedora, RHEL 8.2+ and Amazon Linux 2 ship")?;
+        // Every slice needs tasks; what only one needs is that one's to refuse.
+        let (task, sock, sched, regs) = (kernel.task(), kernel.sock(), kernel.sched(), kernel.regs());
+        let globals = Globals {
+            task: task.clone().unwrap_or_default(),
+            sock: sock.clone().unwrap_or_default(),
+            sched: sched.clone().unwrap_or_default(),
+            regs: regs.clone().unwrap_or_default(),
+            max_cells: config.probes.http.max_series.get().into(),
+        };
+        let mut loader = Loader::new(&kernel, &globals)?;
+        let needs_tcp = task.clone().map(drop).and(sock.map(drop));
+        let needs_sched = task.map(drop).and(sched.map(drop));
+        let needs_http = needs_tcp.clone().and(regs.map(drop));
+
+        // In the order in which they are shown. tcp is first because its start walks all open sockets.
+        type StartFn = fn(Start<'_, '_>) -> Started;
+        let slices: [(&'static str, StartFn, Result<(), Missing>); 3] = [
+            ("tcp", tcp::start, needs_tcp),
+            ("sched", sched::start, needs_sched),
+            ("http", http::start, needs_http),
+        ];
+        let mut status = Vec::new();
+        let mut running = Vec::new();
+        for ((probe, start, globals), (_, enabled)) in slices.into_iter().zip(config.probes.enabled()) {
+            if !enabled {
+                status.push(Status::disabled(probe));
+                continue;
+            }
+            let (hooks, slice) = start(Start { loader: &mut loader, config, globals });
+            status.extend(hooks);
+            running.extend(slice.map(|slice| (probe, slice)));
+        }
+        let names = Names::new(Namer::new(kernel.cgroup_root.clone()), config.histogram.buckets.clone());
+        Ok(Self { status, running, names })
+    }
+
+    pub(crate) fn status(&self) -> &[Status] {
+        &self.status
+    }
+
+    /// Reads the kernel's maps and adds every probe's families to the page. Blocking; milliseconds.
+    pub(crate) fn collect(&mut self, page: &mut Page) {
+        let Self { status: _, running, names } = self;
+        for (_, slice) in running.iter_mut() {
+            slice.learn(names);
+        }
+        for (probe, slice) in running.iter_mut() {
+            if let Err(error) = slice.collect(names, page) {
+                tracing::warn!(probe, "a map cannot be read: {error:#}");
+            }
+        }
+        let events: Vec<_> = running.iter().map(|(probe, slice)| (*probe, slice.events())).collect();
+        write_events(page, &events);
+    }
+}
+
+/// What `doctor` prints: each hook tried (loaded, attached, dropped again) on this kernel with these privileges.
+pub(crate) fn survey(config: &Config) -> anyhow::Result<Vec<Status>> {
+    Ok(Probes::start(config)?.status)
+}
+
+impl Status {
+    /// What became of an attempt.
+    pub(crate) fn of(probe: &'static str, hook: String, outcome: anyhow::Result<()>) -> Self {
+        let Err(error) = outcome else {
+            return Self { probe, hook, state: State::Attached, reason: String::new(), remedy: String::new() };
+        };
+        let denied = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+            .any(|cause| cause.raw_os_error() == Some(libc::EPERM));
+        let missing = error.downcast_ref::<Missing>().is_some();
+        let (state, remedy) = if missing {
+            (State::Unsupported, "a newer kernel has it; the other probes are not affected")
+        } else if denied {
+            (State::Unsupported, "run as root, or with the capabilities BPF and PERFMON (SYS_ADMIN before 5.8)")
+        } else {
+            (State::Failed, "please report this with the kernel's release and the log at --log.level=debug")
+        };
+        // The verifier's log is thousands of lines; its end says what is wrong.
+        let text = format!("{error:#}");
+        tracing::debug!(probe, hook, "{text}");
+        let reason = if text.len() > 400 { tail(&text, 400) } else { text };
+        Self { probe, hook, state, reason, remedy: remedy.to_owned() }
+    }
+
+    fn disabled(probe: &'static str) -> Self {
+        Self {
+            probe,
+            hook: String::new(),
+            state: State::Disabled,
+            reason: "switched off in the configuration".to_owned(),
+            remedy: format!("set probes.{probe}.enabled to true"),
+        }
+    }
+}
+
+fn tail(text: &str, bytes: usize) -> String {
+    let from = (text.len() - bytes..).find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    format!("… {}", text[from..].trim())
+}
+
+/// Names for the numbers in keys, shared by all slices, and the buckets to export.
+struct Names {
+    namer: Namer,
+    peers: HashMap<u64, String>,
+    buckets: Buckets,
+}
+
+impl Names {
+    fn new(namer: Namer, buckets: Buckets) -> Self {
+        Self { namer, peers: HashMap::new(), buckets }
+    }
+
+    fn learn(&mut self, workloads: &HashReader, peers: Option<&HashReader>) -> std::io::Result<()> {
+        workloads.each::<u64, Workload>(|id, workload| self.namer.learn(*id, workload))?;
+        let Some(peers) = peers else { return Ok(()) };
+        peers.each::<u64, Peer>(|id, peer| {
+            self.peers.entry(*id).or_insert_with(|| address(peer));
+        })
+    }
+
+    fn identity(&self, workload: u64) -> Identity {
+        self.namer.identity(workload)
+    }
+
+    fn destination(&self, peer: u64) -> String {
+        match self.peers.get(&peer) {
+            Some(name) => name.clone(),
+            None => class_name(u32::try_from(peer).unwrap_or(0)).to_owned(),
+        }
+    }
+
+    /// Writes one series of a histogram, cumulated to the configured bounds.
+    fn histogram(&self, family: &mut FamilyWriter<'_>, labels: &[(&str, &str)], histogram: &Histogram) {
+        let mut below = 0;
+        let mut cell = 0;
+        let cumulative: Vec<(f64, u64)> = self
+            .buckets
+            .bounds()
+            .iter()
+            .map(|bound| {
+                below += histogram.cells[cell..=bound.cell()].iter().sum::<u64>();
+                cell = bound.cell() + 1;
+                (bound.seconds(), below)
+            })
+            .collect();
+        family.histogram(labels, &cumulative, histogram.count(), histogram.sum as f64 / 1e9);
+    }
+}
+
+/// `ip:port`, with brackets around IPv6.
+fn address(peer: &Peer) -> String {
+    let mut octets = [0; 16];
+    for (bytes, word) in octets.chunks_exact_mut(4).zip(peer.address) {
+        bytes.copy_from_slice(&word.to_ne_bytes());
+    }
+    let ip = std::net::Ipv6Addr::from(octets).to_canonical();
+    std::net::SocketAddr::new(ip, peer.port as u16).to_string()
+}
+
+/// Sums what several kernel cells count under the same labels, in the labels' order.
+fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, mut merge: impl FnMut(&mut V, V)) -> BTreeMap<K, V> {
+    let mut out = BTreeMap::new();
+    for (key, value) in cells {
+        match out.entry(key) {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(value);
+            }
+            std::collections::btree_map::Entry::Occupied(mut entry) => merge(entry.get_mut(), value),
+        }
+    }
+    out
+}
+
+/// Makes the cell that counts what finds no room for one of its own.
+fn make_other<K: aya::Pod, V: aya::Pod>(object: &mut Ebpf, key: K, zero: V) -> anyhow::Result<()> {
+    let map = object.map_mut("CELLS").context("the object has no map CELLS")?;
+    aya::maps::HashMap::<_, K, V>::try_from(map)?.insert(key, zero, 0)?;
+    Ok(())
+}
+
+/// The contract of loss, for every probe: seen = recorded + dropped + in flight.
+fn write_events(page: &mut Page, events: &[(&'static str, [u64; COUNTERS as usize])]) {
+    let mut family = page.family(
+        "perf_agent_events_total",
+        "Events that a probe saw; what is neither recorded nor dropped is in flight.",
+        Kind::Counter,
+    );
+    for (probe, counters) in events {
+        family.sample(&[("probe", probe)], counters[SEEN as usize] as f64);
+    }
+    let mut family =
+        page.family("perf_agent_events_recorded_total", "Events that a probe counted in a series.", Kind::Counter);
+    for (probe, counters) in events {
+        family.sample(&[("probe", probe)], counters[RECORDED as usize] as f64);
+    }
+    let mut family = page.family(
+        "perf_agent_events_dropped_total",
+        "Events that a probe saw and could not count, by reason.",
+        Kind::Counter,
+    );
+    for (probe, counters) in events {
+        for (reason, label) in REASONS {
+            let dropped = counters[(DROPPED + reason as u32) as usize];
+            family.sample(&[("probe", probe), ("reason", label)], dropped as f64);
+        }
+    }
+}
+
+/// The maps that every slice has.
+struct Common {
+    workloads: HashReader,
+    peers: Option<HashReader>,
+    events: Counters,
+    cells: HashReader,
+}
+
+impl Common {
+    fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            workloads: HashReader::take(object, "WORKLOADS")?,
+            peers: HashReader::take(object, "PEERS").ok(),
+            events: Counters::take(object, "EVENTS")?,
+            cells: HashReader::take(object, "CELLS")?,
+        })
+    }
+
+    fn learn(&self, names: &mut Names) {
+        if let Err(error) = names.learn(&self.workloads, self.peers.as_ref()) {
+            tracing::warn!("the kernel's names cannot be read: {error}");
+        }
+    }
+}
+
+/// Turns a slice's fallible start into what [`Probes::start`] wants.
+fn started(
+    probe: &'static str,
+    globals: Result<(), Missing>,
+    start: impl FnOnce() -> anyhow::Result<Started>,
+) -> Started {
+    match globals.map_err(anyhow::Error::from).and_then(|()| start()) {
+        Ok(started) => started,
+        Err(error) => (vec![Status::of(probe, "object".to_owned(), Err(error))], None),
+    }
+}

@@ -1,0 +1,115 @@
+//! Run-queue latency, CPU time and context switches. See `perf-ebpf/src/bin/sched.rs`.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray};
+use perf_common::events::COUNTERS;
+use perf_common::histogram::Histogram;
+use perf_common::sched::{Running, SchedCell};
+use perf_common::workload::OTHER;
+
+use super::{Common, Names, Probe, Start, Started, make_other, merged, started};
+use crate::identity::Identity;
+use crate::object::{self, Hook};
+use crate::page::{Kind, Page};
+
+const HOOKS: [Hook; 1] = [Hook::tracepoint("sched_switch", "sched_switch")];
+
+const ZERO: SchedCell = SchedCell { cpu: 0, voluntary: 0, involuntary: 0, latency: Histogram::EMPTY };
+
+struct Sched {
+    /// Holds the program and with it the link.
+    _object: Ebpf,
+    maps: Common,
+    running: PerCpuArray<MapData, Running>,
+    /// CPU seconds as last exported: what is still running is estimated, and an estimate must not make a counter fall.
+    exported: BTreeMap<Identity, u64>,
+}
+
+pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
+    started("sched", globals, || {
+        let mut object = loader.load(object::SCHED, &[])?;
+        make_other(&mut object, OTHER, ZERO)?;
+        let status = loader.attach("sched", &mut object, &HOOKS);
+        let maps = Common::take(&mut object)?;
+        let running = object.take_map("RUNNING").context("the object has no map RUNNING")?;
+        let running = PerCpuArray::try_from(running)?;
+        let sched = Sched { _object: object, maps, running, exported: BTreeMap::new() };
+        Ok((status, Some(Box::new(sched) as Box<dyn Probe>)))
+    })
+}
+
+impl Probe for Sched {
+    fn learn(&mut self, names: &mut Names) {
+        self.maps.learn(names);
+    }
+
+    fn events(&self) -> [u64; COUNTERS as usize] {
+        self.maps.events.sums()
+    }
+
+    fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        let mut cells = Vec::new();
+        self.maps.cells.each::<u64, SchedCell>(|workload, cell| cells.push((names.identity(*workload), *cell)))?;
+        let mut cells = merged(cells, |into, SchedCell { cpu, voluntary, involuntary, latency }| {
+            into.cpu += cpu;
+            into.voluntary += voluntary;
+            into.involuntary += involuntary;
+            into.latency.merge(&latency);
+        });
+        self.add_running(names, &mut cells);
+
+        let mut family = page.family(
+            "sched_run_queue_latency_seconds",
+            "How long tasks that could run waited for a CPU.",
+            Kind::Histogram,
+        );
+        for (identity, cell) in cells.iter().filter(|(_, cell)| cell.latency.count() != 0) {
+            names.histogram(&mut family, &identity.labels(), &cell.latency);
+        }
+        let mut family = page.family("sched_cpu_seconds_total", "Time on a CPU.", Kind::Counter);
+        for (identity, cell) in &cells {
+            family.sample(&identity.labels(), cell.cpu as f64 / 1e9);
+        }
+        let mut family = page.family(
+            "sched_context_switches_total",
+            "Switches away from a task: voluntary to wait for something, involuntary for another task to run.",
+            Kind::Counter,
+        );
+        for (identity, cell) in &cells {
+            let [service, container, pod] = identity.labels();
+            for (kind, count) in [("involuntary", cell.involuntary), ("voluntary", cell.voluntary)] {
+                family.sample(&[service, container, pod, ("kind", kind)], count as f64);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sched {
+    /// Adds the time of what is on a CPU now: a task alone on its CPU may not be switched out for minutes.
+    fn add_running(&mut self, names: &Names, cells: &mut BTreeMap<Identity, SchedCell>) {
+        if let Ok(cpus) = self.running.get(&0, 0) {
+            let now = monotonic_ns();
+            for running in cpus.iter().filter(|running| running.workload != 0) {
+                if let Some(cell) = cells.get_mut(&names.identity(running.workload)) {
+                    cell.cpu += now.saturating_sub(running.since);
+                }
+            }
+        }
+        for (identity, cell) in cells {
+            let before = self.exported.entry(identity.clone()).or_default();
+            *before = cell.cpu.max(*before);
+            cell.cpu = *before;
+        }
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a pointer to a live struct; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

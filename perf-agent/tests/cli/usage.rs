@@ -1,0 +1,120 @@
+//! Flags and files: what is wrong is refused with exit code 2 before anything happens.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+
+use crate::agent::{command, output};
+
+#[test]
+fn help_teaches_and_version_tells() {
+    let help = output(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    let text = String::from_utf8(help.stdout).unwrap();
+    for word in [
+        "Examples:",
+        "perf-agent doctor",
+        "--web.listen-address",
+        "/readyz",
+        "Exit codes:",
+        "[default: :9100]",
+    ] {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+    let version = output(&["--version"]);
+    assert_eq!(
+        String::from_utf8(version.stdout).unwrap(),
+        format!("perf-agent {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn wrong_usage_and_wrong_files_exit_with_2_and_open_no_port() {
+    // A port that the agent would find taken, if it came that far: that is exit code 1.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--web.listen-address={}", taken.local_addr().unwrap());
+    let run = tempfile::tempdir().unwrap();
+    let file = |text: &str| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    };
+    let (typo, type_, ladder) = (
+        file("web:\n  telemetry_pth: /metrics\n"),
+        file("probes:\n  tcp:\n    enabled: maybe\n"),
+        file("histogram:\n  buckets: [0.1, 0.3]\n"),
+    );
+    let path = |file: &tempfile::NamedTempFile| file.path().to_str().unwrap().to_owned();
+    for (arguments, expected) in [
+        (vec!["--bogus".to_owned()], "--bogus".to_owned()),
+        (vec!["frobnicate".to_owned()], "frobnicate".to_owned()),
+        (vec!["--log.level=loud".to_owned()], "possible values: error, warn, info, debug, trace".to_owned()),
+        (vec!["--web.listen-address=9100".to_owned()], "it has no port".to_owned()),
+        (vec!["--web.telemetry-path=metrics".to_owned()], "no path of a URL".to_owned()),
+        (
+            vec!["--config".to_owned(), "/nonexistent.yaml".to_owned()],
+            "/nonexistent.yaml cannot be read".to_owned(),
+        ),
+        (
+            vec!["--config".to_owned(), path(&typo)],
+            format!("{}:2:3: unknown key `telemetry_pth`; did you mean `telemetry_path`?", path(&typo)),
+        ),
+        (vec!["--config".to_owned(), path(&type_)], format!("{}:3:14: neither true nor false", path(&type_))),
+        (
+            vec!["--config".to_owned(), path(&ladder)],
+            format!(
+                "{}:2:18: 0.3 s is no bound that the kernel counts by; the nearest are 0.25 and 0.315",
+                path(&ladder)
+            ),
+        ),
+    ] {
+        let mut agent = command();
+        let output = agent.arg(&listen).arg("--path.run").arg(run.path()).args(&arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(&expected), "{arguments:?} gives\n{stderr}\nwithout\n{expected}");
+        assert!(std::fs::read_dir(run.path()).unwrap().next().is_none(), "{arguments:?} left a lock");
+    }
+}
+
+#[test]
+fn the_example_configuration_is_accepted() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/perf-agent.yaml");
+    let output = output(&["doctor", "--format=json", "--config", example]);
+    assert_ne!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn doctor_tells_each_hook_and_says_by_its_exit_code_whether_all_is_well() {
+    let json = output(&["doctor", "--format", "json"]);
+    let hooks: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
+    let probes = ["tcp", "sched", "http"];
+    for hook in &hooks {
+        assert!(probes.contains(&hook["probe"].as_str().unwrap()), "{hook}");
+        if hook["state"] != "attached" {
+            assert_ne!(hook["reason"], "", "{hook} gives no reason");
+        }
+    }
+    let well = probes.iter().all(|probe| {
+        let states =
+            || hooks.iter().filter(|hook| hook["probe"] == **probe).map(|hook| hook["state"].as_str());
+        states().any(|state| state == Some("attached")) && !states().any(|state| state == Some("failed"))
+    });
+    assert_eq!(json.status.code(), Some(i32::from(!well)));
+
+    let table = output(&["doctor"]);
+    let text = String::from_utf8(table.stdout).unwrap();
+    assert!(text.starts_with("PROBE"), "{text}");
+    for hook in &hooks {
+        assert!(text.contains(hook["hook"].as_str().unwrap()), "{hook} is missing in\n{text}");
+    }
+    assert_eq!(table.status.code(), json.status.code());
+}
+
+#[test]
+fn doctor_has_nothing_to_complain_about_where_nothing_is_enabled() {
+    let mut off = tempfile::NamedTempFile::new().unwrap();
+    writeln!(off, "probes: {{tcp: {{enabled: false}}, sched: {{enabled: false}}, http: {{enabled: false}}}}")
+        .unwrap();
+    let output = output(&["doctor", "--config", off.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+}

@@ -1,0 +1,120 @@
+//! What runs inside a guest of `cargo xtask vm`: starts the agent, makes traffic of known count, and compares.
+//!
+//! It speaks to the outside by lines: `@@PROBES <json>` and `@@COUNT <name> expected=<n> got=<m>`; everything else is for
+//! people. Server and client are processes of their own, because the agent names a workload without a unit by its `comm`.
+#![allow(clippy::print_stdout, reason = "stdout is the serial line that the outside reads")]
+
+mod metrics;
+mod traffic;
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::metrics::Page;
+use crate::traffic::{Plan, Requests};
+
+const AGENT: &str = "127.0.0.1:9100";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["server"] => traffic::serve(),
+        ["client", port, keep_alive, closing] => traffic::request(
+            port.parse()?,
+            Requests { keep_alive: keep_alive.parse()?, closing: closing.parse()? },
+        ),
+        [] => drive(),
+        _ => bail!(
+            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING]; without arguments it drives the agent"
+        ),
+    }
+}
+
+fn drive() -> Result<()> {
+    let short = fs::read_to_string("/proc/cmdline")?.split_whitespace().any(|word| word == "short");
+    let plan = Plan::of(short);
+    let mut agent =
+        Command::new("/bin/perf-agent").stdin(Stdio::null()).spawn().context("starting perf-agent")?;
+    let checked = ready(&mut agent).and_then(|()| check(&plan));
+    let stopped = stop(&mut agent);
+    checked.and(stopped)
+}
+
+/// Emulated, the agent's start takes seconds: the kernel checks every program at a twentieth of its speed.
+fn ready(agent: &mut Child) -> Result<()> {
+    let start = Instant::now();
+    while let Err(error) = traffic::get(AGENT, "/readyz") {
+        if let Some(status) = agent.try_wait()? {
+            bail!("perf-agent ended before it was ready: {status}");
+        }
+        if start.elapsed() > Duration::from_secs(120) {
+            return Err(error.context("perf-agent was not ready within 120 s"));
+        }
+        sleep(Duration::from_millis(100));
+    }
+    println!("perf-agent was ready after {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn check(plan: &Plan) -> Result<()> {
+    println!("@@PROBES {}", traffic::get(AGENT, "/probes")?.replace('\n', " "));
+    let before = Page::read(&traffic::get(AGENT, "/metrics")?);
+    traffic::run(plan)?;
+    let expected = plan.expected();
+    // The last response is counted when it has left, which can be after the client has read it.
+    let mut after = Page::read(&traffic::get(AGENT, "/metrics")?);
+    let start = Instant::now();
+    while !expected.iter().all(|count| count.got(&before, &after) >= count.expected)
+        && start.elapsed() < Duration::from_secs(10)
+    {
+        sleep(Duration::from_millis(200));
+        after = Page::read(&traffic::get(AGENT, "/metrics")?);
+    }
+    for count in &expected {
+        println!("@@COUNT {} expected={} got={}", count.name(), count.expected, count.got(&before, &after));
+    }
+    let switches =
+        after.sum("sched_context_switches_total", &[]) - before.sum("sched_context_switches_total", &[]);
+    println!("@@COUNT sched_context_switches_total expected=>0 got={switches}");
+    contract(&after);
+    if !expected.iter().all(|count| count.got(&before, &after).total_cmp(&count.expected).is_eq()) {
+        println!("what the agent has of the traffic:\n{}", after.about(&["vm-server", "vm-client"]));
+    }
+    Ok(())
+}
+
+/// What a probe saw is recorded or dropped for a reason, or still under way.
+fn contract(page: &Page) {
+    for probe in page.values("perf_agent_events_total", "probe") {
+        let of = |name| page.sum(name, &[("probe", probe)]);
+        let seen = of("perf_agent_events_total");
+        let kept = of("perf_agent_events_recorded_total");
+        let other = of("perf_agent_events_dropped_total") + of("perf_agent_events_in_flight");
+        println!("@@COUNT perf_agent_events_total{{probe=\"{probe}\"}} expected={} got={seen}", kept + other);
+    }
+    if page.values("perf_agent_events_total", "probe").is_empty() {
+        println!("@@COUNT perf_agent_events_total expected=>0 got=0");
+    }
+}
+
+fn stop(agent: &mut Child) -> Result<()> {
+    // SAFETY: the agent has not been waited for, so that its pid is still its own.
+    unsafe { libc::kill(agent.id() as libc::pid_t, libc::SIGTERM) };
+    let start = Instant::now();
+    loop {
+        match agent.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => bail!("perf-agent did not stop cleanly on SIGTERM: {status}"),
+            None if start.elapsed() > Duration::from_secs(30) => {
+                agent.kill().ok();
+                bail!("perf-agent did not stop within 30 s of SIGTERM");
+            }
+            None => sleep(Duration::from_millis(50)),
+        }
+    }
+}

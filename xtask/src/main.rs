@@ -1,0 +1,88 @@
+//! `cargo xtask`: everything one does with this tree, one file per command.
+#![allow(clippy::print_stdout, reason = "a command-line tool talks to its user on stdout")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+mod build;
+mod demo;
+mod fuzz;
+mod lint;
+mod process;
+mod run;
+mod scrape;
+mod setup;
+mod test;
+mod tidy;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Build, run, test and measure perf-agent.
+///
+/// A fresh Debian machine needs only rustup and root: every command first installs what it uses and says so.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask demo                 see it measure a web server under load, in one command
+  cargo xtask build                target/release/perf-agent
+  cargo xtask run -- --help        what the agent can be told
+  cargo xtask test                 everything that continuous integration runs
+  cargo xtask test http            only the tests with `http` in their name
+  cargo xtask vm 5.10              load every hook on one old kernel
+
+All that is installed for this tree alone lies in target/tools and target/vm; deleting target/ undoes it.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need: rust-src, bpf-linker, Debian packages.
+    Setup(setup::Args),
+    /// Compile the BPF programs and the agent, and check that no BPF program can panic.
+    Build(build::Args),
+    /// Build and start the agent; Ctrl-C stops it.
+    Run(run::Args),
+    /// Run the agent next to an nginx under load and show the latencies it measures.
+    Demo(demo::Args),
+    /// Run every check and test; the last line counts them.
+    Test(test::Args),
+    /// Boot Debian kernels under qemu and check there which hooks attach and that counts are exact.
+    Vm(vm::Args),
+    /// Run the fuzz targets for a while.
+    Fuzz(fuzz::Args),
+    /// Formatting, clippy for the host and for the BPF target, and `tidy`.
+    Lint,
+    /// Check that every slice has all its parts and that the tree holds nothing it should not.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Setup(args) => setup::main(&args).map(done),
+        Command::Build(args) => build::main(&args).map(done),
+        Command::Run(args) => run::main(&args),
+        Command::Demo(args) => demo::main(&args).map(done),
+        Command::Test(args) => test::main(&args),
+        Command::Vm(args) => vm::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args).map(done),
+        Command::Lint => lint::main().map(done),
+        Command::Tidy => tidy::main().map(done),
+    }
+}
