@@ -31,7 +31,7 @@ Exit codes:
   1  failed while running; doctor: a probe does not work
   2  wrong usage or configuration; nothing was attached, no port opened
 
-Needs root, or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, and Linux 5.10 or later.";
+Needs root, or CAP_BPF and CAP_PERFMON, and Linux 5.10 or later with BTF.";
 
 /// Measures HTTP, TCP and scheduler latency of unmodified programs, and serves it to Prometheus.
 ///
@@ -39,7 +39,7 @@ Needs root, or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, and Linux 5.10 or later.
 /// numbers under the names of services, pods and routes. It changes nothing in the programs it measures, and what it
 /// attached is gone when it ends.
 #[derive(Debug, Parser)]
-#[command(name = "perf-agent", version, after_long_help = EXAMPLES, args_conflicts_with_subcommands = false)]
+#[command(name = "perf-agent", version, after_long_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) options: Options,

@@ -4,7 +4,7 @@ pub(crate) mod btf;
 
 use std::path::{Path, PathBuf};
 
-use perf_common::kernel::{ABSENT, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+use perf_common::kernel::{ABSENT, FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
 
 use btf::Btf;
 
@@ -139,6 +139,19 @@ impl Kernel {
             rq_clock: self.at("rq", "clock")?,
             state: task("__state").or_else(|_| task("state"))?,
             has_prev_state: u32::from(self.btf.tracepoint_args("sched_switch") >= Some(4)),
+        })
+    }
+
+    pub(crate) fn files(&self) -> Result<FileOffsets, Missing> {
+        Ok(FileOffsets {
+            by_descriptor: u32::from(!self.has_tracepoint("sock_send_length")),
+            task_files: self.at("task_struct", "files")?,
+            files_fdt: self.at("files_struct", "fdt")?,
+            fdt_fd: self.at("fdtable", "fd")?,
+            fdt_max_fds: self.at("fdtable", "max_fds")?,
+            file_inode: self.at("file", "f_inode")?,
+            inode_mode: self.at("inode", "i_mode")?,
+            file_private_data: self.at("file", "private_data")?,
         })
     }
 

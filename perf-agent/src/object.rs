@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use aya::maps::ProgramArray;
 use aya::programs::{BtfTracePoint, Iter};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
-use perf_common::kernel::{RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+use perf_common::kernel::{FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
 
 use crate::kernel::{Kernel, Missing};
 use crate::probes::Status;
@@ -55,6 +55,7 @@ pub(crate) struct Globals {
     pub(crate) sock: SockOffsets,
     pub(crate) sched: SchedOffsets,
     pub(crate) regs: RegOffsets,
+    pub(crate) files: FileOffsets,
     /// How many series of one histogram the kernel makes before it counts as `other`.
     pub(crate) max_cells: u64,
 }
@@ -64,12 +65,6 @@ pub(crate) struct Loader<'k> {
     kernel: &'k Kernel,
     btf: Btf,
     loader: EbpfLoader<'k>,
-}
-
-/// A slice's object with what became of its hooks.
-pub(crate) struct Loaded {
-    pub(crate) object: Ebpf,
-    pub(crate) status: Vec<Status>,
 }
 
 impl<'k> Loader<'k> {
@@ -83,8 +78,13 @@ impl<'k> Loader<'k> {
             .override_global("SOCK", &globals.sock, false)
             .override_global("SCHED", &globals.sched, false)
             .override_global("REGS", &globals.regs, false)
+            .override_global("FILES", &globals.files, false)
             .override_global("MAX_CELLS", &globals.max_cells, false);
         Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, loader })
+    }
+
+    pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
+        self.kernel.has_tracepoint(name)
     }
 
     /// Loads an object with its maps; `entries` resizes some of them.

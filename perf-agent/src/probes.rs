@@ -85,18 +85,20 @@ impl Probes {
         let kernel = Kernel::read(&config.paths.procfs, &config.paths.sysfs)
             .context("the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read; perf-agent needs a kernel built with CONFIG_DEBUG_INFO_BTF, which Debian, Ubuntu, Fedora, RHEL 8.2+ and Amazon Linux 2 ship")?;
         // Every slice needs tasks; what only one needs is that one's to refuse.
-        let (task, sock, sched, regs) = (kernel.task(), kernel.sock(), kernel.sched(), kernel.regs());
+        let (task, sock, sched, regs, files) =
+            (kernel.task(), kernel.sock(), kernel.sched(), kernel.regs(), kernel.files());
         let globals = Globals {
             task: task.clone().unwrap_or_default(),
             sock: sock.clone().unwrap_or_default(),
             sched: sched.clone().unwrap_or_default(),
             regs: regs.clone().unwrap_or_default(),
+            files: files.clone().unwrap_or_default(),
             max_cells: config.probes.http.max_series.get().into(),
         };
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
         let needs_sched = task.map(drop).and(sched.map(drop));
-        let needs_http = needs_tcp.clone().and(regs.map(drop));
+        let needs_http = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
 
         // In the order in which they are shown. tcp is first because its start walks all open sockets.
         type StartFn = fn(Start<'_, '_>) -> Started;

@@ -118,7 +118,8 @@ pub struct Conn {
     pub last_direction: u8,
     pub method: u8,
     pub early_status: u32,
-    pub pad: u32,
+    /// 1 when the connection's end has been accounted for.
+    pub finished: u32,
 }
 
 crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 24);
@@ -328,6 +329,7 @@ impl Conn {
     /// The peer closed, or this end did: what waits gets no response any more.
     #[inline(always)]
     pub fn finish<I: Io>(&mut self, io: &mut I) {
+        self.finished = 1;
         self.response_without_end(io);
         self.give_up(io, Reason::NoResponse);
         if self.early != 0 {
@@ -413,6 +415,8 @@ impl Conn {
             self.record_first(io, status, call.now);
         } else if self.overflow != 0 {
             self.overflow -= 1;
+        } else if self.finished != 0 {
+            // On loopback a reset can arrive while the response is being sent: its request is dropped already.
         } else if self.role == ROLE_CLIENT && self.early == 0 {
             self.early = call.now;
             self.early_status = u32::from(status);

@@ -83,6 +83,23 @@ pub struct SchedOffsets {
 
 crate::pod!(SchedOffsets: 24);
 
+/// The way from a file descriptor to its socket, for kernels without a tracepoint that carries the socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileOffsets {
+    /// Whether the HTTP slice goes this way; it then keys connections by their socket's address.
+    pub by_descriptor: u32,
+    pub task_files: u32,
+    pub files_fdt: u32,
+    pub fdt_fd: u32,
+    pub fdt_max_fds: u32,
+    pub file_inode: u32,
+    pub inode_mode: u32,
+    pub file_private_data: u32,
+}
+
+crate::pod!(FileOffsets: 32);
+
 /// The registers of the system call that a task is in.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,6 +3,8 @@
 //! Computed over one segment at a time by the same code that later turns the sample into text, so that two paths share a
 //! text exactly when they share a fingerprint.
 
+use crate::bytes::opaque;
+
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 /// Stands for a masked segment; no segment hashes to it by other than chance.
@@ -42,6 +44,9 @@ pub struct Path {
     hash: u64,
     segment: u64,
     counts: u64,
+    /// Zero, from where the optimiser and the verifier cannot tell: a known zero at the start of each segment would be a
+    /// path of its own.
+    zero: u64,
 }
 
 /// What a byte meant for the path.
@@ -53,7 +58,11 @@ pub enum Read {
 }
 
 impl Path {
-    pub const START: Self = Self { hash: BASIS, segment: BASIS, counts: 0 };
+    /// `zero` is 0; see [`crate::bytes::Window::forget`].
+    #[inline(always)]
+    pub const fn start(zero: u64) -> Self {
+        Self { hash: BASIS, segment: BASIS, counts: zero, zero }
+    }
 
     /// Takes one byte.
     #[inline(always)]
@@ -81,30 +90,37 @@ impl Path {
 
     #[inline(always)]
     fn fold(&mut self) {
-        let segment = if is_variable(self.counts) { MASKED } else { self.segment };
+        let masked = is_variable(self.counts).wrapping_neg();
+        let segment = MASKED & masked | self.segment & !masked;
         self.hash = (self.hash.rotate_left(23) ^ segment).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.segment = BASIS;
-        self.counts = 0;
+        self.counts = self.zero;
     }
 }
 
-/// Whether a segment with these counters is a number, date, UUID, hash or other identifier.
+/// 1 if `a` is less than `b`, without a branch: `opaque` keeps the optimiser from making one. Both are small.
 #[inline(always)]
-const fn is_variable(counts: u64) -> bool {
+fn less(a: u64, b: u64) -> u64 {
+    opaque(a.wrapping_sub(b)) >> 63
+}
+
+/// Whether (1 or 0) a segment with these counters is a number, date, UUID, hash or other identifier.
+#[inline(always)]
+fn is_variable(counts: u64) -> u64 {
     let digits = counts & 0xffff;
     let hex = counts >> 16 & 0xffff;
     let punct = counts >> 32 & 0xffff;
     let other = counts >> 48 & 0x7fff;
     let total = digits + hex + punct + other;
-    if digits == 0 {
-        // Sixteen letters a to f and nothing else is no word of any language.
-        return other == 0 && hex >= 16;
-    }
-    if other == 0 && (hex == 0 || digits + hex >= 8) {
-        return true;
-    }
+    let has_digits = less(0, digits);
+    let only_hex = less(other, 1);
+    // Sixteen letters a to f and nothing else is no word of any language.
+    let letters = only_hex & less(15, hex);
+    // A number or date; a UUID or hash.
+    let number = has_digits & only_hex & (less(hex, 1) | less(7, digits + hex));
     // `order-12345678`, `2024-01-01T10:00:00Z`; or a long token with digits in it.
-    total >= 8 && 2 * digits >= total || total >= 24
+    let mixed = has_digits & (less(7, total) & less(total, 2 * digits + 1) | less(23, total));
+    letters | number | mixed
 }
 
 /// Writes the route of a path (up to its query) into `out` with `{id}` for what varies.
@@ -118,7 +134,7 @@ pub fn describe(path: &[u8], mut out: impl FnMut(&[u8])) {
             counts = counts.wrapping_add(class);
             continue;
         }
-        if is_variable(counts) {
+        if is_variable(counts) != 0 {
             out(b"{id}");
         } else if let Some(segment) = path.get(from..at) {
             out(segment);
@@ -143,7 +159,7 @@ mod tests {
     }
 
     fn fingerprint(path: &[u8]) -> u64 {
-        let mut reader = Path::START;
+        let mut reader = Path::start(0);
         for &byte in path {
             if reader.read(byte) == Read::End {
                 break;

@@ -18,6 +18,26 @@ impl Ptr {
         Self { address, direct }
     }
 
+    pub const NULL: Self = Self { address: core::ptr::null(), direct: false };
+
+    /// Whether the verifier knows what is behind it.
+    #[inline(always)]
+    pub const fn is_direct(self) -> bool {
+        self.direct
+    }
+
+    /// The same place, read through the helper from here on: for what the verifier's types cannot follow.
+    #[inline(always)]
+    pub const fn indirect(self) -> Self {
+        Self { direct: false, ..self }
+    }
+
+    /// Element `index` of an array of pointers.
+    #[inline(always)]
+    pub const fn element(self, index: u64) -> Self {
+        Self { address: self.address.wrapping_byte_add(8 * index as usize), direct: false }
+    }
+
     #[inline(always)]
     pub fn is_null(self) -> bool {
         self.address.is_null()

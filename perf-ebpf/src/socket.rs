@@ -4,11 +4,13 @@ use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock};
 use aya_ebpf::maps::{HashMap, PerCpuArray};
-use perf_common::kernel::SockOffsets;
+use perf_common::kernel::{FileOffsets, SockOffsets};
 use perf_common::peer::{CLASS_OTHER, Peer};
 
 use crate::kernel::Ptr;
 
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 pub const IPPROTO_TCP: u16 = 6;
@@ -26,8 +28,8 @@ pub fn is_tcp(sk: Ptr, at: &SockOffsets) -> bool {
 
 /// The same socket as a `tcp_sock`; null where it is none.
 #[inline(always)]
-pub fn tcp(sk: Ptr, direct: u32) -> Ptr {
-    if direct == 0 {
+pub fn tcp(sk: Ptr) -> Ptr {
+    if !sk.is_direct() {
         return sk;
     }
     // SAFETY: the helper checks the socket.
@@ -65,6 +67,22 @@ pub fn destination(peers: &HashMap<u64, Peer>, peer: &Peer, at: &SockOffsets) ->
         return u64::from(CLASS_OTHER);
     }
     id
+}
+
+/// The socket behind a descriptor of a task; null where it is none.
+#[inline(always)]
+pub fn of_descriptor(task: Ptr, descriptor: u64, files: &FileOffsets, at: &SockOffsets) -> Ptr {
+    let table = task.follow(files.task_files).indirect().follow(files.files_fdt);
+    if descriptor >= u64::from(table.load::<u32>(files.fdt_max_fds)) {
+        return Ptr::NULL;
+    }
+    let slot = table.follow(files.fdt_fd).element(descriptor);
+    let file = slot.follow(0);
+    let mode: u16 = file.follow(files.file_inode).load(files.inode_mode);
+    if mode & S_IFMT != S_IFSOCK {
+        return Ptr::NULL;
+    }
+    file.follow(files.file_private_data).follow(at.socket_sk)
 }
 
 /// The inode of the socket's network namespace.

@@ -20,6 +20,7 @@ mod number {
     pub(super) const WRITE: u64 = 1;
     pub(super) const READV: u64 = 19;
     pub(super) const WRITEV: u64 = 20;
+    pub(super) const SENDFILE: u64 = 40;
     pub(super) const SENDTO: u64 = 44;
     pub(super) const RECVFROM: u64 = 45;
     pub(super) const SENDMSG: u64 = 46;
@@ -28,6 +29,44 @@ mod number {
 
 /// `msg_iov` and `msg_iovlen` in `struct user_msghdr`, part of the system call interface.
 const MSGHDR_IOV: u64 = 16;
+
+/// How a call passes its payload.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Buffer,
+    Vector,
+    Message,
+    /// Not from the program's memory: `sendfile`.
+    None,
+}
+
+/// A system call that moves bytes through a descriptor, by its number.
+#[derive(Clone, Copy)]
+pub struct Call {
+    pub direction: Direction,
+    pub shape: Shape,
+    /// Which argument holds the flags; 0 for none.
+    pub flags_arg: usize,
+}
+
+impl Call {
+    #[inline(always)]
+    pub fn of(regs: Ptr, at: &RegOffsets) -> Option<Self> {
+        use Direction::{Received, Sent};
+        let (direction, shape, flags_arg) = match regs.load::<u64>(at.number) {
+            number::READ => (Received, Shape::Buffer, 0),
+            number::RECVFROM => (Received, Shape::Buffer, 3),
+            number::READV => (Received, Shape::Vector, 0),
+            number::RECVMSG => (Received, Shape::Message, 2),
+            number::WRITE | number::SENDTO => (Sent, Shape::Buffer, 0),
+            number::WRITEV => (Sent, Shape::Vector, 0),
+            number::SENDMSG => (Sent, Shape::Message, 0),
+            number::SENDFILE => (Sent, Shape::None, 0),
+            _ => return None,
+        };
+        Some(Self { direction, shape, flags_arg })
+    }
+}
 
 /// Where a call's payload is in its program's memory.
 #[repr(C)]
@@ -54,33 +93,25 @@ impl Payload {
         if result != ENOSYS {
             return Self::NONE;
         }
-        let call: u64 = regs.load(at.number);
+        let Some(call) = Call::of(regs, at) else { return Self::NONE };
+        if call.direction as u8 == direction as u8 { Self::of_call(regs, at, &call, total) } else { Self::NONE }
+    }
+
+    /// Finds the buffers of a call whose registers are known.
+    #[inline(always)]
+    pub fn of_call(regs: Ptr, at: &RegOffsets, call: &Call, total: u32) -> Self {
         let buffer: u64 = regs.load(at.arg[1]);
-        let (single, vector, message) = match direction {
-            Direction::Received => (
-                call == number::READ || call == number::RECVFROM,
-                call == number::READV,
-                call == number::RECVMSG,
-            ),
-            Direction::Sent => (
-                call == number::WRITE || call == number::SENDTO,
-                call == number::WRITEV,
-                call == number::SENDMSG,
-            ),
-        };
-        if single {
-            return Self { base: buffer, piece_len: u64::from(total), ..Self::NONE };
+        match call.shape {
+            Shape::Buffer => Self { base: buffer, piece_len: u64::from(total), ..Self::NONE },
+            Shape::Vector => Self { vector: buffer, vector_left: regs.load(at.arg[2]), ..Self::NONE },
+            Shape::Message => {
+                // SAFETY: the helper survives any address.
+                let iov: [u64; 2] =
+                    unsafe { bpf_probe_read_user((buffer + MSGHDR_IOV) as *const _) }.unwrap_or_default();
+                Self { vector: iov[0], vector_left: iov[1], ..Self::NONE }
+            }
+            Shape::None => Self::NONE,
         }
-        if vector {
-            return Self { vector: buffer, vector_left: regs.load(at.arg[2]), ..Self::NONE };
-        }
-        if message {
-            // SAFETY: the helper survives any address.
-            let iov: [u64; 2] =
-                unsafe { bpf_probe_read_user((buffer + MSGHDR_IOV) as *const _) }.unwrap_or_default();
-            return Self { vector: iov[0], vector_left: iov[1], ..Self::NONE };
-        }
-        Self::NONE
     }
 
     /// The address of the byte at `offset` and how many follow it in one piece; `None` where it cannot be had.

@@ -150,6 +150,10 @@ pub(crate) struct MaxSeries(u32);
 impl MaxSeries {
     /// A map of this many histograms takes 700 MB in the kernel; more is a slip of the pen.
     const MOST: i64 = 1 << 20;
+
+    pub(crate) fn get(self) -> u32 {
+        self.0
+    }
 }
 
 impl Default for MaxSeries {
@@ -166,18 +170,6 @@ impl TryFrom<i64> for MaxSeries {
             return Err(format!("{number} series are out of range: write 1 to {}", Self::MOST));
         }
         Ok(Self(number as u32))
-    }
-}
-
-impl From<MaxSeries> for u32 {
-    fn from(MaxSeries(number): MaxSeries) -> Self {
-        number
-    }
-}
-
-impl From<MaxSeries> for u64 {
-    fn from(MaxSeries(number): MaxSeries) -> Self {
-        number.into()
     }
 }
 

@@ -15,15 +15,26 @@ use crate::identity::Identity;
 use crate::object::{self, Hook, HookKind};
 use crate::page::{Kind, Page};
 
+/// What both ways share: the end of connections and the arrival of requests.
+const SHARED: [Hook; 2] =
+    [Hook::tracepoint("closing", "inet_sock_set_state"), Hook::tracepoint("arrived", "tcp_rcv_space_adjust")];
+
 /// Receiving comes before sending, so that a request is known before its response.
-const HOOKS: [Hook; 6] = [
+const BY_SOCKET: [Hook; 4] = [
     Hook { program: "sent_more", target: "sock_send_length", kind: HookKind::Tail { array: "SENT_MORE" } },
     Hook { program: "received_more", target: "sock_recv_length", kind: HookKind::Tail { array: "RECEIVED_MORE" } },
-    Hook::tracepoint("closing", "inet_sock_set_state"),
-    Hook::tracepoint("arrived", "tcp_rcv_space_adjust"),
     Hook::tracepoint("received", "sock_recv_length"),
     Hook::tracepoint("sent", "sock_send_length"),
 ];
+
+/// Before 6.3.
+const BY_DESCRIPTOR: [Hook; 2] = [
+    Hook { program: "returned_more", target: "sys_exit", kind: HookKind::Tail { array: "RETURNED_MORE" } },
+    Hook::tracepoint("returned", "sys_exit"),
+];
+
+/// Connections that are remembered where they are known by their socket's address only.
+const CONNS_BY_ADDR: u32 = 32_768;
 
 struct Http {
     /// Holds the programs and with them the links.
@@ -37,8 +48,13 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
     started("http", globals, || {
         let series = config.probes.http.max_series.get();
         // Room for the `other` cells of each workload beyond the limit.
-        let mut object = loader.load(object::HTTP, &[("CELLS", series + series / 4 + 64)])?;
-        let status = loader.attach("http", &mut object, &HOOKS);
+        let by_socket = loader.has_tracepoint("sock_send_length");
+        let sizes =
+            [("CELLS", series + series / 4 + 64), ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR })];
+        let mut object = loader.load(object::HTTP, &sizes)?;
+        let mut status = loader.attach("http", &mut object, &SHARED);
+        let calls: &[Hook] = if by_socket { &BY_SOCKET } else { &BY_DESCRIPTOR };
+        status.extend(loader.attach("http", &mut object, calls));
         let maps = Common::take(&mut object)?;
         let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
         let samples = RingBuf::try_from(samples)?;

@@ -133,9 +133,7 @@ mod tests {
                 patient.write_all(&answer).await?;
                 patient.flush().await
             };
-            let (written, read) = tokio::join!(write, late);
-            written.unwrap();
-            read.unwrap();
+            tokio::try_join!(write, late).unwrap();
         }
     }
 }

@@ -15,15 +15,31 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 const NO_PROBES: &str = "probes: {tcp: {enabled: false}, sched: {enabled: false}, http: {enabled: false}}\n";
 
-pub(crate) fn command() -> Command {
+pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_perf-agent"));
-    command.stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null());
     command
 }
 
-/// Runs the agent to its end.
-pub(crate) fn output(arguments: &[&str]) -> Output {
-    command().args(arguments).output().unwrap()
+/// Runs the agent to its end, which is near where it refuses to start.
+pub(crate) fn output(mut command: Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    if wait(&mut child).is_none() {
+        child.kill().unwrap();
+        panic!("it does not end: {:?}", child.wait_with_output());
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    None
 }
 
 pub(crate) struct Agent {
@@ -47,8 +63,7 @@ impl Agent {
 
     /// With its lock in this directory.
     pub(crate) fn start_in(run: &Path, arguments: &[&str]) -> Self {
-        let mut child = command()
-            .args(["--web.listen-address=127.0.0.1:0", "--path.run"])
+        let mut child = command(&["--web.listen-address=127.0.0.1:0", "--path.run"])
             .arg(run)
             .args(arguments)
             .stderr(Stdio::piped())
@@ -109,14 +124,7 @@ impl Agent {
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the agent does not end");
+        wait(&mut self.child).expect("the agent to end")
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agent, command};
+use crate::agent::{Agent, command, output};
 
 #[test]
 fn one_line_tells_what_was_started() {
@@ -55,9 +55,9 @@ fn both_signals_end_it_cleanly_in_time_even_under_a_client() {
 #[test]
 fn a_second_agent_is_refused_with_the_first_ones_pid() {
     let mut first = Agent::start(&[]);
-    let mut second = command();
-    second.args(["--web.listen-address=127.0.0.1:0", "--path.run"]).arg(first.run_dir());
-    let refused = second.output().unwrap();
+    let mut second = command(&["--web.listen-address=127.0.0.1:0", "--path.run"]);
+    second.arg(first.run_dir());
+    let refused = output(second);
     let stderr = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -88,9 +88,9 @@ fn a_port_in_use_and_a_missing_run_directory_are_one_line_with_the_remedy() {
             ["perf-agent.lock cannot be locked", "--path.run", "No such file"],
         ),
     ] {
-        let mut agent = command();
-        agent.args(["--web.listen-address", listen, "--path.run"]).arg(directory);
-        let refused = agent.output().unwrap();
+        let mut agent = command(&["--web.listen-address", listen, "--path.run"]);
+        agent.arg(directory);
+        let refused = output(agent);
         let stderr = String::from_utf8(refused.stderr).unwrap();
         assert_eq!(refused.status.code(), Some(1), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");

@@ -7,7 +7,7 @@ use crate::agent::{command, output};
 
 #[test]
 fn help_teaches_and_version_tells() {
-    let help = output(&["--help"]);
+    let help = output(command(&["--help"]));
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8(help.stdout).unwrap();
     for word in [
@@ -20,7 +20,7 @@ fn help_teaches_and_version_tells() {
     ] {
         assert!(text.contains(word), "{word} is missing in\n{text}");
     }
-    let version = output(&["--version"]);
+    let version = output(command(&["--version"]));
     assert_eq!(
         String::from_utf8(version.stdout).unwrap(),
         format!("perf-agent {}\n", env!("CARGO_PKG_VERSION"))
@@ -67,8 +67,9 @@ fn wrong_usage_and_wrong_files_exit_with_2_and_open_no_port() {
             ),
         ),
     ] {
-        let mut agent = command();
-        let output = agent.arg(&listen).arg("--path.run").arg(run.path()).args(&arguments).output().unwrap();
+        let mut agent = command(&[&listen, "--path.run"]);
+        agent.arg(run.path()).args(&arguments);
+        let output = output(agent);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(&expected), "{arguments:?} gives\n{stderr}\nwithout\n{expected}");
@@ -79,13 +80,13 @@ fn wrong_usage_and_wrong_files_exit_with_2_and_open_no_port() {
 #[test]
 fn the_example_configuration_is_accepted() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/perf-agent.yaml");
-    let output = output(&["doctor", "--format=json", "--config", example]);
+    let output = output(command(&["doctor", "--format=json", "--config", example]));
     assert_ne!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn doctor_tells_each_hook_and_says_by_its_exit_code_whether_all_is_well() {
-    let json = output(&["doctor", "--format", "json"]);
+    let json = output(command(&["doctor", "--format", "json"]));
     let hooks: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
     let probes = ["tcp", "sched", "http"];
     for hook in &hooks {
@@ -101,7 +102,7 @@ fn doctor_tells_each_hook_and_says_by_its_exit_code_whether_all_is_well() {
     });
     assert_eq!(json.status.code(), Some(i32::from(!well)));
 
-    let table = output(&["doctor"]);
+    let table = output(command(&["doctor"]));
     let text = String::from_utf8(table.stdout).unwrap();
     assert!(text.starts_with("PROBE"), "{text}");
     for hook in &hooks {
@@ -115,6 +116,6 @@ fn doctor_has_nothing_to_complain_about_where_nothing_is_enabled() {
     let mut off = tempfile::NamedTempFile::new().unwrap();
     writeln!(off, "probes: {{tcp: {{enabled: false}}, sched: {{enabled: false}}, http: {{enabled: false}}}}")
         .unwrap();
-    let output = output(&["doctor", "--config", off.path().to_str().unwrap()]);
+    let output = output(command(&["doctor", "--config", off.path().to_str().unwrap()]));
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -9,17 +9,17 @@
 //! `EVENTS`, `WORK` and `ARRIVAL` (scratch of one CPU).
 //! Metrics: `http_requests_total`, `http_request_duration_seconds`, `http_client_requests_total`,
 //! `http_client_request_duration_seconds`.
-//! Needs: 6.3 for the two hooks; `bpf_task_pt_regs` (5.15).
+//! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit` stands in for them.
 #![no_std]
 #![no_main]
 
 use core::ffi::c_void;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::BtfTracePointContext;
@@ -32,14 +32,14 @@ use perf_common::http::{
     parse::{Parsed, Pass},
     step,
 };
-use perf_common::kernel::{RegOffsets, SockOffsets, TaskOffsets};
+use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::peer::{CLASS_OTHER, Peer};
 use perf_common::route;
 use perf_common::workload::Workload;
 use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
-use perf_ebpf::syscall::Payload;
+use perf_ebpf::syscall::{Call as Syscall, Payload};
 use perf_ebpf::unset;
 use perf_ebpf::who::{self, MAX_WORKLOADS};
 
@@ -51,12 +51,19 @@ static TASK: Global<TaskOffsets> = Global::new(unset());
 static SOCK: Global<SockOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static REGS: Global<RegOffsets> = Global::new(unset());
+#[unsafe(no_mangle)]
+static FILES: Global<FileOffsets> = Global::new(unset());
 /// How many cells may be made before new routes and peers are counted as `other`.
 #[unsafe(no_mangle)]
 static MAX_CELLS: Global<u64> = Global::new(8192);
 
 #[btf_map]
 static CONNS: SkStorage<Conn> = SkStorage::new();
+/// The same on kernels where only the socket's address is known; one entry elsewhere.
+#[map]
+static CONNS_BY_ADDR: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
+#[map]
+static CONN_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
 /// Keyed by the socket's address, with the direction in its lowest bit. The oldest go first when there are too many: that
 /// loses one request each, which is counted.
 #[map]
@@ -85,6 +92,8 @@ static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
 static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 static RECEIVED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+static RETURNED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// A line that a call cut, until the next call brings the rest.
 #[repr(C)]
@@ -145,20 +154,7 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let mut begin = now;
-    if conn.role != ROLE_SERVER {
-        // A request begins where its first packet left, not where the call returned: on loopback the server can have
-        // answered by then.
-        let tcp = socket::tcp(sk, 1);
-        if !tcp.is_null() {
-            let left: u64 = tcp.load(sock_at.tcp_wstamp);
-            let all: u64 = tcp.load(sock_at.tcp_bytes_sent);
-            let fresh = conn.last != 0 && left > conn.last || conn.last == 0 && all == length as u64;
-            if fresh && left < now && left != 0 {
-                begin = left;
-            }
-        }
-    }
+    let begin = if conn.role == ROLE_SERVER { now } else { departure(conn, sk, &sock_at, length as u64, now) };
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; programs of one object do not nest.
     let work = unsafe { &mut *work };
@@ -201,7 +197,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // `tcp_rcv_space_adjust` refreshed the socket's clock a moment ago.
-    let tcp = socket::tcp(sk, 1);
+    let tcp = socket::tcp(sk);
     if tcp.is_null() {
         return 0;
     }
@@ -219,6 +215,85 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     if advance(sk, conn, work) {
         // SAFETY: an empty slot falls through.
         let _ = unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
+        give_up(conn, work);
+    }
+    0
+}
+
+/// Kernels before 6.3: every system call's return, from whose descriptor the socket is found. Dearer than the tracepoints
+/// above, because calls that have nothing to do with sockets pay for it too.
+#[btf_tracepoint(function = "sys_exit")]
+fn returned(ctx: BtfTracePointContext) -> i32 {
+    let length: i64 = ctx.arg(1);
+    let regs_at = REGS.load();
+    let regs = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    let Some(syscall) = Syscall::of(regs, &regs_at) else { return 0 };
+    if length < 0 || length > i64::from(i32::MAX) {
+        return 0;
+    }
+    let flags: u64 = match syscall.flags_arg {
+        2 => regs.load(regs_at.arg[2]),
+        3 => regs.load(regs_at.arg[3]),
+        _ => 0,
+    };
+    if flags & (MSG_PEEK | MSG_ERRQUEUE) as u64 != 0 {
+        return 0;
+    }
+    let task_at = TASK.load();
+    let sock_at = SOCK.load();
+    let task = who::current(&task_at);
+    let sk = socket::of_descriptor(task, regs.load(regs_at.arg[0]), &FILES.load(), &sock_at);
+    if sk.is_null() || !socket::is_tcp(sk, &sock_at) {
+        return 0;
+    }
+    let received = syscall.direction as u8 == Direction::Received as u8;
+    let arrived = if received { arrival(sk, &task_at) } else { 0 };
+    let Some(conn) = conn(sk, length != 0) else { return 0 };
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element; programs of one object do not nest.
+    let work = unsafe { &mut *work };
+    if length == 0 {
+        if received {
+            conn.end_of_stream(&mut Kernel { work });
+        }
+        return 0;
+    }
+    if conn.ignores(syscall.direction) {
+        return 0;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let mut begin = now;
+    if received {
+        if arrived != 0 {
+            begin = arrived;
+        }
+    } else if conn.role != ROLE_SERVER {
+        begin = departure(conn, sk, &sock_at, length as u64, now);
+    }
+    work.sk = sk.key();
+    work.call = Call { direction: syscall.direction, total: length as u32, done: 0, begin, now };
+    if !conn.skips(syscall.direction) {
+        work.payload = Payload::of_call(regs, &regs_at, &syscall, length as u32);
+    }
+    if advance(sk, conn, work) {
+        // SAFETY: an empty slot falls through.
+        let _ = unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
+        give_up(conn, work);
+    }
+    0
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+fn returned_more(ctx: BtfTracePointContext) -> i32 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element, left there by the program that called this one.
+    let work = unsafe { &mut *work };
+    let sk = Ptr::new(work.sk as *const c_void, false);
+    let Some(conn) = conn(sk, false) else { return 0 };
+    if advance(sk, conn, work) {
+        // SAFETY: an empty slot falls through.
+        let _ = unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
         give_up(conn, work);
     }
     0
@@ -248,7 +323,7 @@ fn received_more(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 fn arrived(ctx: BtfTracePointContext) -> i32 {
     let task_at = TASK.load();
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), task_at.direct != 0);
     let Some(slot) = ARRIVAL.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element.
     let slot = unsafe { &mut *slot };
@@ -259,7 +334,7 @@ fn arrived(ctx: BtfTracePointContext) -> i32 {
         // A later segment of the same call: the first one's arrival counts.
         return 0;
     }
-    let tcp = socket::tcp(sk, 1);
+    let tcp = socket::tcp(sk);
     if tcp.is_null() {
         return 0;
     }
@@ -274,7 +349,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     if state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE {
         return 0;
     }
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), TASK.load().direct != 0);
     if !socket::is_tcp(sk, &SOCK.load()) {
         return 0;
     }
@@ -283,19 +358,35 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: this CPU's element; the state machine does not touch it when a connection ends.
     let work = unsafe { &mut *work };
     conn.finish(&mut Kernel { work });
+    if state == TCP_CLOSE && FILES.load().by_descriptor != 0 {
+        let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
+    }
     0
 }
 
 /// The state of a socket's connection.
 #[inline(always)]
 fn conn(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
-    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
-    // SAFETY: a socket from the tracepoint and a map of this object; a new value is all zero.
-    let found = unsafe {
-        bpf_sk_storage_get((&raw const CONNS).cast_mut().cast(), sk.raw(), core::ptr::null_mut(), flags)
-    };
-    // SAFETY: the value lives as long as the socket, which lives as long as this program's run.
-    unsafe { found.cast::<Conn>().as_mut() }
+    let mut at = SOCK.load();
+    if FILES.load().by_descriptor != 0 {
+        at.storage = 0;
+    }
+    // SAFETY: maps of this object; an all-zero connection is a new one.
+    unsafe { socket::state(&CONNS, &CONNS_BY_ADDR, &CONN_ZERO, sk, &at, create) }
+}
+
+/// When a request's first packet left. Not when the call returned: on loopback the server can have answered by then.
+#[inline(always)]
+fn departure(conn: &Conn, sk: Ptr, at: &SockOffsets, length: u64, now: u64) -> u64 {
+    let tcp = socket::tcp(sk);
+    if tcp.is_null() {
+        return now;
+    }
+    let left: u64 = tcp.load(at.tcp_wstamp);
+    let all: u64 = tcp.load(at.tcp_bytes_sent);
+    // The stamp belongs to this call if it is younger than what the connection did before.
+    let fresh = conn.last != 0 && left > conn.last || conn.last == 0 && all == length;
+    if fresh && left < now && left != 0 { left } else { now }
 }
 
 #[inline(always)]
