@@ -72,8 +72,8 @@ impl<'k> Loader<'k> {
         raise_memlock();
         let mut loader = EbpfLoader::new();
         loader
-            // A log is only written for a program that was refused.
-            .verifier_log_level(VerifierLogLevel::STATS | VerifierLogLevel::DEBUG)
+            // Why a program was refused, in a few lines; the full log is megabytes and minutes.
+            .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("TASK", &globals.task, false)
             .override_global("SOCK", &globals.sock, false)
             .override_global("SCHED", &globals.sched, false)

@@ -56,6 +56,8 @@ pub const TURNED: u8 = 32;
 
 /// The longest line that tells a chunk's size, extensions included.
 const CHUNK_LINE: usize = 64;
+/// As much of a path as tells its route; what is behind it does not count.
+const MAX_PATH: usize = 256;
 /// The longest authority of an absolute-form target: 256 bytes, as a host name and a port can have.
 const AUTHORITY_WORDS: usize = 32;
 /// Lines per pass, and words of a line per step of it; what is left over is read in the next pass.
@@ -421,7 +423,7 @@ fn path(out: &mut Parsed, window: &Window, from: usize, len: usize) -> Begun {
     let mut pos = from;
     let mut path = Path::start(window.forget(0));
     let mut ended = false;
-    for _ in 0..WINDOW {
+    for _ in 0..MAX_PATH {
         if pos >= len {
             break;
         }
@@ -429,11 +431,10 @@ fn path(out: &mut Parsed, window: &Window, from: usize, len: usize) -> Begun {
             ended = true;
             break;
         }
-        pos += 1;
+        pos = window.forget(pos as u64 + 1) as usize;
     }
-    pos = window.forget(pos as u64) as usize;
     let ended = window.forget(u64::from(ended)) != 0;
-    if !ended && len < WINDOW {
+    if !ended && len < WINDOW && pos < from + MAX_PATH {
         return Begun::Cut;
     }
     if ended {
