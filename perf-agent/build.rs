@@ -1,7 +1,7 @@
 //! Compiles the BPF programs and leaves one object per slice in `OUT_DIR`, from where `object.rs` embeds them.
 
-use std::{env, fs};
 use std::path::Path;
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain, build_ebpf};

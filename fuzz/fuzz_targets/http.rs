@@ -1,11 +1,17 @@
-//! Paths of requests: naming and fingerprinting any bytes must neither panic nor grow without bound.
+//! Any bytes in any calls: the state machine must neither panic nor stand still, and must account for what it saw.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use perf_common::route::describe;
+use perf_common::http::memory::Memory;
+use perf_common::http::{Conn, Direction};
 
-fuzz_target!(|path: &[u8]| {
-    let mut length = 0;
-    describe(path, |part| length += part.len());
-    assert!(length <= 4 * path.len() + 4, "{length} bytes for a path of {}", path.len());
+fuzz_target!(|calls: Vec<(bool, Vec<u8>)>| {
+    let mut conn = Conn::default();
+    let mut io = Memory::default();
+    for (at, (sent, bytes)) in calls.iter().enumerate() {
+        let direction = if *sent { Direction::Sent } else { Direction::Received };
+        io.call(&mut conn, direction, bytes, 10 * at as u64 + 1);
+    }
+    conn.finish(&mut io);
+    assert_eq!(io.seen, io.recorded.len() as u32 + io.lost(), "a request is neither recorded nor dropped");
 });

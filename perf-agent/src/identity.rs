@@ -200,11 +200,17 @@ mod tests {
 
         for path in [
             format!("kubepods/burstable/pod{UID}/{ID}"),
-            format!("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid_}.slice/cri-containerd-{ID}.scope"),
+            format!(
+                "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid_}.slice/cri-containerd-{ID}.scope"
+            ),
             format!("kubepods.slice/kubepods-pod{uid_}.slice/crio-{ID}.scope/container"),
-            format!("docker/{ID}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort-pod{uid_}.slice/cri-containerd-{ID}.scope"),
+            format!(
+                "docker/{ID}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort-pod{uid_}.slice/cri-containerd-{ID}.scope"
+            ),
             format!("../../pod{UID}/{ID}"),
-            format!("system.slice/containerd.service/kubepods-besteffort-pod{uid_}.slice:cri-containerd:{ID}"),
+            format!(
+                "system.slice/containerd.service/kubepods-besteffort-pod{uid_}.slice:cri-containerd:{ID}"
+            ),
         ] {
             assert_eq!(container(&path), ID, "{path}");
             assert_eq!(unit(&path), "", "{path}");
@@ -224,7 +230,10 @@ mod tests {
         }
         assert_eq!(container(&format!("machine.slice/libpod-conmon-{ID}.scope")), "");
         assert_eq!(unit("system.slice/nginx.service"), "nginx");
-        assert_eq!(unit("system.slice/system-getty.slice/serial\\x2dgetty@ttyS0.service"), "serial-getty@ttyS0");
+        assert_eq!(
+            unit("system.slice/system-getty.slice/serial\\x2dgetty@ttyS0.service"),
+            "serial-getty@ttyS0"
+        );
         assert_eq!(unit("user.slice/user-0.slice/session-1.scope"), "");
         assert_eq!(Group::from_path(""), Group::default());
         assert_eq!(unit("a\\xzz.service"), "a\\xzz");

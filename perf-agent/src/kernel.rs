@@ -32,7 +32,6 @@ pub(crate) enum Hierarchy {
 /// The kernel as the probes see it.
 pub(crate) struct Kernel {
     btf: Btf,
-    pub(crate) release: String,
     pub(crate) hierarchy: Hierarchy,
     /// Where the chosen hierarchy is mounted.
     pub(crate) cgroup_root: PathBuf,
@@ -44,10 +43,11 @@ impl Kernel {
     pub(crate) fn read(procfs: &Path, sysfs: &Path) -> Result<Self, btf::BtfError> {
         let btf = Btf::read(&sysfs.join("kernel/btf/vmlinux"))?;
         let (hierarchy, cgroup_root) = hierarchy(procfs, sysfs);
-        let range = std::fs::read_to_string(procfs.join("sys/net/ipv4/ip_local_port_range")).unwrap_or_default();
+        let range =
+            std::fs::read_to_string(procfs.join("sys/net/ipv4/ip_local_port_range")).unwrap_or_default();
         let first_ephemeral_port =
             range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
-        Ok(Self { btf, release: release(procfs), hierarchy, cgroup_root, first_ephemeral_port })
+        Ok(Self { btf, hierarchy, cgroup_root, first_ephemeral_port })
     }
 
     pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
@@ -173,10 +173,6 @@ impl Kernel {
     fn at(&self, structure: &str, path: &str) -> Result<u32, Missing> {
         self.btf.offset(structure, path).ok_or_else(|| Missing(format!("member {structure}.{path}")))
     }
-}
-
-fn release(procfs: &Path) -> String {
-    std::fs::read_to_string(procfs.join("sys/kernel/osrelease")).unwrap_or_default().trim().to_owned()
 }
 
 /// Looks where processes really are: a hybrid host mounts both versions, and which one holds the containers depends on

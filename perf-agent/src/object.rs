@@ -64,14 +64,14 @@ pub(crate) struct Globals {
 pub(crate) struct Loader<'k> {
     kernel: &'k Kernel,
     btf: Btf,
-    loader: EbpfLoader<'k>,
+    objects: EbpfLoader<'k>,
 }
 
 impl<'k> Loader<'k> {
     pub(crate) fn new(kernel: &'k Kernel, globals: &'k Globals) -> anyhow::Result<Self> {
         raise_memlock();
-        let mut loader = EbpfLoader::new();
-        loader
+        let mut objects = EbpfLoader::new();
+        objects
             // Why a program was refused, in a few lines; the full log is megabytes and minutes.
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("TASK", &globals.task, false)
@@ -80,7 +80,7 @@ impl<'k> Loader<'k> {
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
             .override_global("MAX_CELLS", &globals.max_cells, false);
-        Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, loader })
+        Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, objects })
     }
 
     pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
@@ -90,9 +90,9 @@ impl<'k> Loader<'k> {
     /// Loads an object with its maps; `entries` resizes some of them.
     pub(crate) fn load(&mut self, elf: &[u8], entries: &[(&'static str, u32)]) -> anyhow::Result<Ebpf> {
         for (map, entries) in entries {
-            self.loader.map_max_entries(map, *entries);
+            self.objects.map_max_entries(map, *entries);
         }
-        Ok(self.loader.load(elf)?)
+        Ok(self.objects.load(elf)?)
     }
 
     /// Loads and attaches the hooks in their order.

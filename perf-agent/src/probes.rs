@@ -68,6 +68,9 @@ struct Start<'a, 'k> {
 
 /// What it gives back: what became of its hooks, and the slice itself if any of them works.
 type Started = (Vec<Status>, Option<Box<dyn Probe>>);
+type StartFn = fn(Start<'_, '_>) -> Started;
+/// What takes a series' labels.
+type Write<'a> = &'a mut dyn FnMut(&[(&str, &str)]);
 
 /// Everything attached to the kernel; dropping it detaches.
 pub(crate) struct Probes {
@@ -78,12 +81,11 @@ pub(crate) struct Probes {
 
 impl Probes {
     /// Loads and attaches every enabled probe. A probe that cannot run is a [`Status`], never an error.
-    ///
-    /// # Errors
-    /// When there is nothing to attach to at all: a kernel without BTF.
     pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
-        let kernel = Kernel::read(&config.paths.procfs, &config.paths.sysfs)
-            .context("the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read; perf-agent needs a kernel built with CONFIG_DEBUG_INFO_BTF, which Debian, Ubuntu, Fedora, RHEL 8.2+ and Amazon Linux 2 ship")?;
+        let kernel = match Kernel::read(&config.paths.procfs, &config.paths.sysfs) {
+            Ok(kernel) => kernel,
+            Err(error) => return Ok(Self::without_btf(config, &error)),
+        };
         // Every slice needs tasks; what only one needs is that one's to refuse.
         let (task, sock, sched, regs, files) =
             (kernel.task(), kernel.sock(), kernel.sched(), kernel.regs(), kernel.files());
@@ -101,7 +103,6 @@ impl Probes {
         let needs_http = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
 
         // In the order in which they are shown. tcp is first because its start walks all open sockets.
-        type StartFn = fn(Start<'_, '_>) -> Started;
         let slices: [(&'static str, StartFn, Result<(), Missing>); 3] = [
             ("tcp", tcp::start, needs_tcp),
             ("sched", sched::start, needs_sched),
@@ -120,6 +121,28 @@ impl Probes {
         }
         let names = Names::new(Namer::new(kernel.cgroup_root.clone()), config.histogram.buckets.clone());
         Ok(Self { status, running, names })
+    }
+
+    /// A kernel that does not say where things are: every probe is unsupported, the rest of the agent runs.
+    fn without_btf(config: &Config, error: &dyn std::error::Error) -> Self {
+        let status = config.probes.enabled().map(|(probe, enabled)| {
+            if !enabled {
+                return Status::disabled(probe);
+            }
+            Status {
+                probe,
+                hook: "/sys/kernel/btf/vmlinux".to_owned(),
+                state: State::Unsupported,
+                reason: format!("the kernel's type information cannot be read: {error}"),
+                remedy:
+                    "use a kernel built with CONFIG_DEBUG_INFO_BTF, as Debian 11+, Ubuntu 20.10+, Fedora 31+ \
+                         and RHEL 8.2+ ship; in a container, mount the host's /sys"
+                        .to_owned(),
+            }
+        });
+        let names =
+            Names::new(Namer::new(config.paths.sysfs.join("fs/cgroup")), config.histogram.buckets.clone());
+        Self { status: status.into(), running: Vec::new(), names }
     }
 
     pub(crate) fn status(&self) -> &[Status] {
@@ -151,7 +174,13 @@ impl Status {
     /// What became of an attempt.
     pub(crate) fn of(probe: &'static str, hook: String, outcome: anyhow::Result<()>) -> Self {
         let Err(error) = outcome else {
-            return Self { probe, hook, state: State::Attached, reason: String::new(), remedy: String::new() };
+            return Self {
+                probe,
+                hook,
+                state: State::Attached,
+                reason: String::new(),
+                remedy: String::new(),
+            };
         };
         let denied = error
             .chain()
@@ -161,7 +190,10 @@ impl Status {
         let (state, remedy) = if missing {
             (State::Unsupported, "a newer kernel has it; the other probes are not affected")
         } else if denied {
-            (State::Unsupported, "run as root, or with the capabilities BPF and PERFMON (SYS_ADMIN before 5.8)")
+            (
+                State::Unsupported,
+                "run as root, or with the capabilities BPF and PERFMON (SYS_ADMIN before 5.8)",
+            )
         } else {
             (State::Failed, "please report this with the kernel's release and the log at --log.level=debug")
         };
@@ -184,7 +216,7 @@ impl Status {
 }
 
 fn tail(text: &str, bytes: usize) -> String {
-    let from = (text.len() - bytes..).find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let from = (text.len() - bytes..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     format!("… {}", text[from..].trim())
 }
 
@@ -248,14 +280,14 @@ fn address(peer: &Peer) -> String {
 }
 
 /// Sums what several kernel cells count under the same labels, in the labels' order.
-fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, mut merge: impl FnMut(&mut V, V)) -> BTreeMap<K, V> {
+fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, merge: impl Fn(&mut V, &V)) -> BTreeMap<K, V> {
     let mut out = BTreeMap::new();
     for (key, value) in cells {
         match out.entry(key) {
             std::collections::btree_map::Entry::Vacant(entry) => {
                 entry.insert(value);
             }
-            std::collections::btree_map::Entry::Occupied(mut entry) => merge(entry.get_mut(), value),
+            std::collections::btree_map::Entry::Occupied(mut entry) => merge(entry.get_mut(), &value),
         }
     }
     out
@@ -278,8 +310,11 @@ fn write_events(page: &mut Page, events: &[(&'static str, [u64; COUNTERS as usiz
     for (probe, counters) in events {
         family.sample(&[("probe", probe)], counters[SEEN as usize] as f64);
     }
-    let mut family =
-        page.family("perf_agent_events_recorded_total", "Events that a probe counted in a series.", Kind::Counter);
+    let mut family = page.family(
+        "perf_agent_events_recorded_total",
+        "Events that a probe counted in a series.",
+        Kind::Counter,
+    );
     for (probe, counters) in events {
         family.sample(&[("probe", probe)], counters[RECORDED as usize] as f64);
     }

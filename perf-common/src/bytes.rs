@@ -31,11 +31,21 @@ pub struct Window {
     scratch: UnsafeCell<u64>,
 }
 
+impl Default for Window {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 // SAFETY: a window belongs to one CPU (or one thread); maps of windows are statics, which is all that asks for this.
 unsafe impl Sync for Window {}
 
 impl Window {
-    pub const EMPTY: Self = Self { bytes: [0; ROOM + 64], scratch: UnsafeCell::new(0) };
+    /// A window of zeros.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { bytes: [0; ROOM + 64], scratch: UnsafeCell::new(0) }
+    }
 
     /// Makes the verifier forget what it knows of a value, by a trip through the map that holds the window.
     ///
@@ -64,6 +74,7 @@ impl Window {
 
     /// The eight bytes number `i` (modulo the window), for copying.
     #[inline(always)]
+    #[expect(clippy::cast_ptr_alignment, reason = "the struct is aligned to eight, and the bytes come first")]
     pub fn copy_word(&mut self, i: usize) -> *mut u64 {
         // SAFETY: masked below the array's length; the struct is aligned to eight.
         unsafe {

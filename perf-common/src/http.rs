@@ -5,6 +5,8 @@
 //! end of a call is carried over and read again whole, so the parser ([`parse`]) only ever sees whole lines, and the
 //! answer cannot depend on where a program cuts its writes.
 
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
 pub mod parse;
 
 use crate::bytes::{WINDOW, opaque};
@@ -82,7 +84,7 @@ impl Half {
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Pending {
-    /// CLOCK_MONOTONIC nanoseconds of its first byte.
+    /// `CLOCK_MONOTONIC` nanoseconds of its first byte.
     pub start: u64,
     pub route: u64,
     pub method: u64,

@@ -110,7 +110,7 @@ pub struct RegOffsets {
     pub task_stack: u32,
     pub stack_to_regs: u32,
     pub number: u32,
-    /// Holds -ENOSYS while a system call runs, which tells it from a worker thread of io_uring.
+    /// Holds -ENOSYS while a system call runs, which tells it from a worker thread of `io_uring`.
     pub result: u32,
     pub arg: [u32; 4],
     pub pad: u32,

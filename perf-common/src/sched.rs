@@ -23,7 +23,7 @@ crate::pod!(SchedCell: 8 * (4 + CELLS));
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Running {
     pub workload: u64,
-    /// CLOCK_MONOTONIC nanoseconds since which `workload` runs; 0 while idle.
+    /// `CLOCK_MONOTONIC` nanoseconds since which `workload` runs; 0 while idle.
     pub since: u64,
 }
 

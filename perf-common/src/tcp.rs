@@ -55,7 +55,7 @@ crate::pod!(TcpCell: 8 * 12 + 2 * 8 * (1 + crate::histogram::CELLS));
 #[derive(Clone, Copy, Default)]
 pub struct TcpSocket {
     pub key: TcpKey,
-    /// CLOCK_MONOTONIC nanoseconds of the SYN, then of being established; 0 where the agent came later.
+    /// `CLOCK_MONOTONIC` nanoseconds of the SYN, then of being established; 0 where the agent came later.
     pub since: u64,
     /// One of the `PHASE_` constants.
     pub phase: u64,

@@ -69,6 +69,7 @@ impl Ptr {
 
     /// Follows a pointer member.
     #[inline(always)]
+    #[expect(clippy::cast_ptr_alignment, reason = "members of pointer type are aligned")]
     pub fn follow(self, offset: u32) -> Self {
         // SAFETY: as in `load`.
         let at = unsafe { self.address.cast::<u8>().add(offset as usize).cast::<*const c_void>() };

@@ -3,6 +3,10 @@
 //! The library only has content for the BPF target; on the host it exists so that cargo rebuilds the agent when a program
 //! changes.
 #![no_std]
+#![allow(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "what a BPF program may dereference is for the verifier to say, on every path and before it runs"
+)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]

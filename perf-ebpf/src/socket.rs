@@ -108,7 +108,12 @@ pub unsafe fn state<T>(
         let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
         // SAFETY: the helper checks the socket; a new value is all zero.
         let found = unsafe {
-            bpf_sk_storage_get(core::ptr::from_ref(storage).cast_mut().cast(), sk.raw(), core::ptr::null_mut(), flags)
+            bpf_sk_storage_get(
+                core::ptr::from_ref(storage).cast_mut().cast(),
+                sk.raw(),
+                core::ptr::null_mut(),
+                flags,
+            )
         };
         // SAFETY: the value lives as long as the socket, which lives as long as this program's run.
         return unsafe { found.cast::<T>().as_mut() };

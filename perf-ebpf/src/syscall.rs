@@ -94,7 +94,11 @@ impl Payload {
             return Self::NONE;
         }
         let Some(call) = Call::of(regs, at) else { return Self::NONE };
-        if call.direction as u8 == direction as u8 { Self::of_call(regs, at, &call, total) } else { Self::NONE }
+        if call.direction as u8 == direction as u8 {
+            Self::of_call(regs, at, &call, total)
+        } else {
+            Self::NONE
+        }
     }
 
     /// Finds the buffers of a call whose registers are known.

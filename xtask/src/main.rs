@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a command-line tool talks to its user on stdout")]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
+mod bench;
 mod build;
 mod demo;
 mod fuzz;
@@ -54,6 +55,8 @@ enum Command {
     Test(test::Args),
     /// Boot Debian kernels under qemu and check there which hooks attach and that counts are exact.
     Vm(vm::Args),
+    /// Measure what the agent costs.
+    Bench(bench::Args),
     /// Run the fuzz targets for a while.
     Fuzz(fuzz::Args),
     /// Formatting, clippy for the host and for the BPF target, and `tidy`.
@@ -81,6 +84,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::main(&args).map(done),
         Command::Test(args) => test::main(&args),
         Command::Vm(args) => vm::main(&args),
+        Command::Bench(args) => bench::main(&args).map(done),
         Command::Fuzz(args) => fuzz::main(&args).map(done),
         Command::Lint => lint::main().map(done),
         Command::Tidy => tidy::main().map(done),

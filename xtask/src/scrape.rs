@@ -47,7 +47,8 @@ impl<'a> Sample<'a> {
 /// The samples of a page, comments left out.
 pub(crate) fn samples(page: &str) -> impl Iterator<Item = Sample<'_>> {
     page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-        let (series, value) = match line.split_once('}') {
+        // The last brace: a route such as `/api/{id}` has some of its own.
+        let (series, value) = match line.rsplit_once('}') {
             Some((series, value)) => (series, value),
             None => line.split_once(' ')?,
         };
@@ -63,12 +64,12 @@ mod tests {
 
     #[test]
     fn reads_labels_and_values() {
-        let page = "# TYPE a counter\na{route=\"/x\",le=\"0.5\"} 3\nb 1e3\n";
+        let page = "# TYPE a counter\na{route=\"/x/{id}\",le=\"0.5\"} 3\nb 1e3\n";
         let all: Vec<_> = samples(page).collect();
         assert_eq!(all.len(), 2);
         assert_eq!((all[0].name, all[0].value), ("a", 3.0));
         assert_eq!(all[0].label("le"), Some("0.5"));
-        assert_eq!(all[0].label("route"), Some("/x"));
+        assert_eq!(all[0].label("route"), Some("/x/{id}"));
         assert_eq!(all[0].label("oute"), None);
         assert_eq!((all[1].name, all[1].value), ("b", 1000.0));
     }

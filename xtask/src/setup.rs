@@ -92,7 +92,8 @@ fn rust_src() -> Result<()> {
     }
     let first = step(
         "rust-src: the BPF target has no prebuilt core library, so core is compiled from source",
-        || output(command("rustup").args(["component", "add", "rust-src"])).map(drop),
+        || // Its message would drown in a backtrace.
+        output(command("rustup").env("RUST_BACKTRACE", "0").args(["component", "add", "rust-src"])).map(drop),
     );
     let Err(first) = first else { return Ok(()) };
     eprintln!("setup: rustup could not: {first:#}");

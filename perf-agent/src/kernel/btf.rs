@@ -70,8 +70,7 @@ impl Btf {
         let types = section(header(8)?, header(12)?).ok_or(BtfError::Malformed("types"))?;
         let strings = section(header(16)?, header(20)?).ok_or(BtfError::Malformed("strings"))?;
 
-        let mut btf =
-            Self { types, strings, at: vec![0], structs: HashMap::new(), typedefs: HashMap::new() };
+        let mut btf = Self { types, strings, at: vec![0], structs: HashMap::new(), typedefs: HashMap::new() };
         let mut at = 0;
         while at < btf.types.len() {
             let id = btf.at.len() as u32;
@@ -88,13 +87,14 @@ impl Btf {
                 }
                 _ => {}
             }
-            at += 12 + match kind {
-                KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
-                KIND_ARRAY => 12,
-                KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * members,
-                KIND_ENUM | KIND_FUNC_PROTO => 8 * members,
-                _ => 0,
-            };
+            at += 12
+                + match kind {
+                    KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+                    KIND_ARRAY => 12,
+                    KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * members,
+                    KIND_ENUM | KIND_FUNC_PROTO => 8 * members,
+                    _ => 0,
+                };
         }
         Ok(btf)
     }
@@ -206,7 +206,10 @@ mod tests {
     fn the_running_kernel_has_what_every_kernel_has() {
         let btf = Btf::read(Path::new("/sys/kernel/btf/vmlinux")).unwrap();
         assert_eq!(btf.offset("sock_common", "skc_daddr"), Some(0));
-        assert!(btf.offset("task_struct", "sched_info.last_queued") > btf.offset("task_struct", "sched_info.run_delay"));
+        assert!(
+            btf.offset("task_struct", "sched_info.last_queued")
+                > btf.offset("task_struct", "sched_info.run_delay")
+        );
         assert_eq!(btf.offset("task_struct", "no_such_member"), None);
         assert!(btf.has_tracepoint("sched_switch"));
         assert!(btf.tracepoint_args("sched_switch") >= Some(3));

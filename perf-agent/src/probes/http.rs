@@ -10,7 +10,7 @@ use perf_common::histogram::Histogram;
 use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, RouteSample, SAMPLE};
 use perf_common::route;
 
-use super::{Common, Names, Probe, Start, Started, merged, started};
+use super::{Common, Names, Probe, Start, Started, Write, merged, started};
 use crate::identity::Identity;
 use crate::object::{self, Hook, HookKind};
 use crate::page::{Kind, Page};
@@ -22,7 +22,11 @@ const SHARED: [Hook; 2] =
 /// Receiving comes before sending, so that a request is known before its response.
 const BY_SOCKET: [Hook; 4] = [
     Hook { program: "sent_more", target: "sock_send_length", kind: HookKind::Tail { array: "SENT_MORE" } },
-    Hook { program: "received_more", target: "sock_recv_length", kind: HookKind::Tail { array: "RECEIVED_MORE" } },
+    Hook {
+        program: "received_more",
+        target: "sock_recv_length",
+        kind: HookKind::Tail { array: "RECEIVED_MORE" },
+    },
     Hook::tracepoint("received", "sock_recv_length"),
     Hook::tracepoint("sent", "sock_send_length"),
 ];
@@ -49,8 +53,10 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let series = config.probes.http.max_series.get();
         // Room for the `other` cells of each workload beyond the limit.
         let by_socket = loader.has_tracepoint("sock_send_length");
-        let sizes =
-            [("CELLS", series + series / 4 + 64), ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR })];
+        let sizes = [
+            ("CELLS", series + series / 4 + 64),
+            ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR }),
+        ];
         let mut object = loader.load(object::HTTP, &sizes)?;
         let mut status = loader.attach("http", &mut object, &SHARED);
         let calls: &[Hook] = if by_socket { &BY_SOCKET } else { &BY_DESCRIPTOR };
@@ -97,7 +103,7 @@ impl Probe for Http {
             let series = Series { identity: names.identity(workload), route_or_destination, method, status };
             if is_server { &mut server } else { &mut client }.push((series, *histogram));
         })?;
-        let add = |into: &mut Histogram, from: Histogram| into.merge(&from);
+        let add = Histogram::merge;
         let sides = [
             Side {
                 total: ("http_requests_total", "Requests answered by this workload."),
@@ -109,7 +115,10 @@ impl Probe for Http {
                 series: merged(server, add),
             },
             Side {
-                total: ("http_client_requests_total", "Requests that this workload sent and that were answered."),
+                total: (
+                    "http_client_requests_total",
+                    "Requests that this workload sent and that were answered.",
+                ),
                 duration: (
                     "http_client_request_duration_seconds",
                     "From sending a request's first byte until the last byte of its response was read.",
@@ -135,7 +144,7 @@ struct Side {
 
 impl Side {
     fn write(&self, names: &Names, page: &mut Page) {
-        let labels = |series: &Series, status_label: &'static str, write: &mut dyn FnMut(&[(&str, &str)])| {
+        let labels = |series: &Series, status_label: &'static str, write: Write<'_>| {
             let [service, container, pod] = series.identity.labels();
             let method = METHODS.get(usize::from(series.method)).copied().unwrap_or("_OTHER");
             let status = series.status.to_string();

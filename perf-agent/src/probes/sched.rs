@@ -52,12 +52,14 @@ impl Probe for Sched {
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let mut cells = Vec::new();
-        self.maps.cells.each::<u64, SchedCell>(|workload, cell| cells.push((names.identity(*workload), *cell)))?;
+        self.maps
+            .cells
+            .each::<u64, SchedCell>(|workload, cell| cells.push((names.identity(*workload), *cell)))?;
         let mut cells = merged(cells, |into, SchedCell { cpu, voluntary, involuntary, latency }| {
             into.cpu += cpu;
             into.voluntary += voluntary;
             into.involuntary += involuntary;
-            into.latency.merge(&latency);
+            into.latency.merge(latency);
         });
         self.add_running(names, &mut cells);
 

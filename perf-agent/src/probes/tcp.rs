@@ -7,7 +7,7 @@ use perf_common::peer::CLASS_OTHER;
 use perf_common::tcp::{CONNECT_RESULTS, TcpCell, TcpKey};
 use perf_common::workload::OTHER;
 
-use super::{Common, Names, Probe, Start, Started, make_other, merged, started};
+use super::{Common, Names, Probe, Start, Started, Write, make_other, merged, started};
 use crate::identity::Identity;
 use crate::object::{self, Hook, HookKind};
 use crate::page::{Kind, Page};
@@ -66,7 +66,7 @@ impl Probe for Tcp {
         })?;
         let cells = merged(cells, merge);
 
-        let series = |(identity, destination): &(Identity, String), write: &mut dyn FnMut(&[(&str, &str)])| {
+        let series = |(identity, destination): &(Identity, String), write: Write<'_>| {
             let [service, container, pod] = identity.labels();
             write(&[service, container, pod, ("destination", destination)]);
         };
@@ -100,7 +100,7 @@ impl Probe for Tcp {
         for (key, cell) in cells.iter().filter(|(_, cell)| cell.lifetime.count() != 0) {
             series(key, &mut |labels| names.histogram(&mut family, labels, &cell.lifetime));
         }
-        let counters: [(&str, &str, fn(&TcpCell) -> u64); 2] = [
+        let counters: [(&str, &str, Field); 2] = [
             ("tcp_accepts_total", "Connections that a listening socket received.", |cell| cell.accepts),
             ("tcp_retransmits_total", "Segments sent again.", |cell| cell.retransmits),
         ];
@@ -134,9 +134,21 @@ impl Probe for Tcp {
     }
 }
 
-fn merge(into: &mut TcpCell, from: TcpCell) {
-    let TcpCell { connects, accepts, opened, closed, retransmits, resets_sent, resets_received, connect, lifetime } =
-        from;
+/// One counter of a cell.
+type Field = fn(&TcpCell) -> u64;
+
+fn merge(into: &mut TcpCell, from: &TcpCell) {
+    let TcpCell {
+        connects,
+        accepts,
+        opened,
+        closed,
+        retransmits,
+        resets_sent,
+        resets_received,
+        connect,
+        lifetime,
+    } = from;
     for (sum, count) in into.connects.iter_mut().zip(connects) {
         *sum += count;
     }
@@ -146,6 +158,6 @@ fn merge(into: &mut TcpCell, from: TcpCell) {
     into.retransmits += retransmits;
     into.resets_sent += resets_sent;
     into.resets_received += resets_received;
-    into.connect.merge(&connect);
-    into.lifetime.merge(&lifetime);
+    into.connect.merge(connect);
+    into.lifetime.merge(lifetime);
 }

@@ -3,9 +3,17 @@
 //! A window begins where a line begins (or in the middle of one that is only passed over), and decisions are made on
 //! whole lines. Newlines are found eight bytes at a time; only a path is read byte by byte, because it is hashed.
 
+mod lines;
+mod number;
+
 use super::{Half, Method};
-use crate::bytes::{WINDOW, Window, find, first, low, lower, opaque, text};
+use crate::bytes::{WINDOW, Window, find, first, low, lower, text};
 use crate::route::{Path, Read};
+use lines::{
+    AT_LINE_START, BAD_VERSION, EMPTY_LINE, IN_FIRST_LINE, IN_TRAILERS, IS_REQUEST, SAW_CHUNKED, Scan,
+    WAS_FIRST_LINE, scan_lines,
+};
+use number::decimal;
 
 /// Where in a message one direction stands. The order matters: from [`State::FirstWithoutPayload`] on no payload is read.
 #[repr(u8)]
@@ -60,9 +68,6 @@ const CHUNK_LINE: usize = 64;
 const MAX_PATH: usize = 256;
 /// The longest authority of an absolute-form target: 256 bytes, as a host name and a port can have.
 const AUTHORITY_WORDS: usize = 32;
-/// Lines per pass, and words of a line per step of it; what is left over is read in the next pass.
-const LINES: usize = 32;
-const WORDS: usize = 16;
 /// Lengths above this (an exbibyte) are taken for it, so that sums cannot overflow.
 const MAX_LENGTH: u64 = 1 << 60;
 
@@ -174,7 +179,7 @@ impl Pass {
     #[inline(always)]
     pub fn method(&mut self, window: &Window) -> bool {
         let begun = method(&mut self.out, window, self.len as usize);
-        self.begun(begun)
+        self.begun(&begun)
     }
 
     /// First stage of a request: the way to the path of an absolute-form target.
@@ -187,14 +192,14 @@ impl Pass {
             return true;
         }
         let begun = authority_end(window, pos, self.len as usize);
-        self.begun(begun)
+        self.begun(&begun)
     }
 
     /// First stage of a request: its path.
     #[inline(always)]
     pub fn path(&mut self, window: &Window) -> bool {
         let begun = path(&mut self.out, window, self.scan.pos as usize, self.len as usize);
-        self.begun(begun)
+        self.begun(&begun)
     }
 
     /// First stage: a status line, a chunk's size, or the middle of a head.
@@ -203,7 +208,7 @@ impl Pass {
         let state = self.half.state;
         if state == State::Start as u8 {
             let begun = status_line(&mut self.out, window, self.len as usize);
-            return self.begun(begun);
+            return self.begun(&begun);
         }
         if state == State::Chunk as u8 {
             return self.chunk(window);
@@ -219,8 +224,8 @@ impl Pass {
     }
 
     #[inline(always)]
-    fn begun(&mut self, begun: Begun) -> bool {
-        match begun {
+    fn begun(&mut self, begun: &Begun) -> bool {
+        match *begun {
             Begun::At(pos) => {
                 self.scan.pos = pos as u64;
                 self.scan.flags |= IN_FIRST_LINE | WAS_FIRST_LINE;
@@ -554,213 +559,4 @@ fn chunk_line(window: &Window, len: usize) -> (u64, usize) {
         }
     }
     (0, 0)
-}
-
-/// 10 to the power of the index.
-static POWERS: [u64; 16] = {
-    let mut table = [1; 16];
-    let mut i = 1;
-    while i < 16 {
-        table[i] = table[i - 1] * 10;
-        i += 1;
-    }
-    table
-};
-
-/// The number of a `Content-Length` whose value begins at `at`, behind at most one space; what is longer than sixteen
-/// digits or none at all is taken for endless, so that the message is given up where the next one begins.
-#[inline(always)]
-fn decimal(window: &Window, at: usize) -> u64 {
-    let at = at + usize::from(window.byte(at) == b' ');
-    let (high, digits) = digits(window.word(at));
-    if digits < 8 {
-        return if digits == 0 { MAX_LENGTH } else { high };
-    }
-    let (low, more) = self::digits(window.word(at + 8));
-    if more >= 8 {
-        return MAX_LENGTH;
-    }
-    // SAFETY: masked to the table's sixteen entries.
-    high * unsafe { *POWERS.as_ptr().add((opaque(more as u64) & 15) as usize) } + low
-}
-
-/// The number that the digits at the start of a word spell, and how many they are.
-#[inline(always)]
-fn digits(word: u64) -> (u64, usize) {
-    const ZEROS: u64 = 0x3030_3030_3030_3030;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let values = word ^ ZEROS;
-    // A byte above 9 carries into its own high bit.
-    let others = ((values & !HIGHS) + 0x7676_7676_7676_7676 | values) & HIGHS;
-    let count = if others == 0 { 8 } else { first(others) };
-    // The digits in the high bytes, zeros before them; then neighbours are joined: ones and tens, hundreds, …
-    let aligned = if count == 0 { 0 } else { values << (opaque(64 - 8 * count as u64) & 63) };
-    let pairs = aligned.wrapping_mul(10).wrapping_add(aligned >> 8) & 0x00ff_00ff_00ff_00ff;
-    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
-    let eight = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
-    (eight, count)
-}
-
-/// Where the scan for lines stands, and what it found. Flags in one number, so that one [`Window::forget`] covers them.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Scan {
-    pos: u64,
-    /// Behind the last line end; 0 before the first.
-    line_start: u64,
-    /// Where the value of a `Content-Length` begins; 0 for none.
-    length_at: u64,
-    flags: u64,
-}
-
-/// In a request or status line, whose end is not found yet.
-const IN_FIRST_LINE: u64 = 1;
-const AT_LINE_START: u64 = 2;
-/// The current line is a `Content-Length`.
-const LENGTH: u64 = 4;
-/// The current line is a `Transfer-Encoding`.
-const TRANSFER: u64 = 8;
-/// The empty line was found; `pos` is behind it.
-const EMPTY_LINE: u64 = 16;
-/// The last `Transfer-Encoding` ended in `chunked`.
-const SAW_CHUNKED: u64 = 32;
-const BAD_VERSION: u64 = 64;
-const IS_REQUEST: u64 = 128;
-const IN_TRAILERS: u64 = 256;
-/// There was a request or status line to find the end of.
-const WAS_FIRST_LINE: u64 = 512;
-/// What a new line does not change.
-const KEPT: u64 = SAW_CHUNKED | IS_REQUEST | IN_TRAILERS | WAS_FIRST_LINE;
-
-impl Scan {
-    #[inline(always)]
-    const fn is(&self, flag: u64) -> bool {
-        self.flags & flag != 0
-    }
-}
-
-#[inline(always)]
-fn scan_lines(scan: &mut Scan, window: &Window, len: usize) {
-    let mut flags = scan.flags;
-    let mut at = scan.pos as usize;
-    let mut line_start = scan.line_start as usize;
-    let mut length_at = scan.length_at as usize;
-    // Tested at its end and with one way back: kernels before 6.3 accept a loop's back edge only as a jump, and this shape
-    // is what makes the compiler write one.
-    let mut steps = 0;
-    loop {
-        if flags & AT_LINE_START != 0 {
-            let word = window.word(at);
-            let mut empty = 0;
-            if word & low(2) == text(b"\r\n") {
-                empty = 2;
-            } else if word & low(1) == text(b"\n") {
-                empty = 1;
-            }
-            if empty != 0 && at + empty <= len {
-                at += empty;
-                flags |= EMPTY_LINE;
-                break;
-            }
-            flags = window.forget((flags | header(window, at, word)) & !AT_LINE_START);
-        }
-        let mut pos = at;
-        let mut newlines = 0;
-        for _ in 0..WORDS {
-            newlines = find(window.word(pos), b'\n');
-            if newlines != 0 {
-                break;
-            }
-            pos += 8;
-        }
-        at = window.forget(pos as u64) as usize;
-        let end = at + if newlines == 0 { 0 } else { first(newlines) };
-        if end >= len {
-            break;
-        }
-        if newlines != 0 {
-            let text_end = end - usize::from(window.byte(end.wrapping_sub(1)) == b'\r');
-            if flags & IN_FIRST_LINE != 0 && flags & IS_REQUEST != 0 && !ends_in_version(window, text_end) {
-                flags |= BAD_VERSION;
-                break;
-            }
-            if flags & LENGTH != 0 {
-                length_at = line_start + 15;
-            }
-            if flags & TRANSFER != 0 {
-                flags &= !SAW_CHUNKED;
-                if lower(window.word(text_end.wrapping_sub(7))) & low(7) == text(b"chunked") {
-                    flags |= SAW_CHUNKED;
-                }
-            }
-            flags = window.forget(flags & KEPT | AT_LINE_START);
-            length_at = window.forget(length_at as u64) as usize;
-            at = window.forget(end as u64 + 1) as usize;
-            line_start = at;
-        }
-        steps += 1;
-        if steps == LINES {
-            break;
-        }
-    }
-    *scan = Scan { pos: at as u64, line_start: line_start as u64, length_at: length_at as u64, flags };
-}
-
-/// Whether the line at `at` is one of the two headers that frame a message.
-#[inline(always)]
-fn header(window: &Window, at: usize, word: u64) -> u64 {
-    let word = lower(word);
-    if word == text(b"content-") && lower(window.word(at + 8)) & low(7) == text(b"length:") {
-        return LENGTH;
-    }
-    if word == text(b"transfer")
-        && lower(window.word(at + 8)) == text(b"-encodin")
-        && lower(window.word(at + 16)) & low(2) == text(b"g:")
-    {
-        return TRANSFER;
-    }
-    0
-}
-
-/// Whether ` HTTP/1.x` stands before `end`.
-#[inline(always)]
-fn ends_in_version(window: &Window, end: usize) -> bool {
-    end >= 14 && window.byte(end - 9) == b' ' && window.word(end - 8) & low(7) == text(b"HTTP/1.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths() {
-        for (value, length) in [
-            ("0\r\n", 0),
-            (" 7\r\n", 7),
-            (" 12345678\r\n", 12_345_678),
-            ("123456789\r\n", 123_456_789),
-            (" 123456789012345\r\n", 123_456_789_012_345),
-            (" 00000000001\r\n", 1),
-            (" 12, 12\r\n", 12),
-            (" 1234567890123456\r\n", MAX_LENGTH),
-            (" -1\r\n", MAX_LENGTH),
-            ("\r\n", MAX_LENGTH),
-        ] {
-            let mut window = Box::new(Window::EMPTY);
-            for (i, byte) in value.bytes().enumerate() {
-                // SAFETY: `slot` masks its index.
-                unsafe { *window.slot(i) = byte };
-            }
-            assert_eq!(decimal(&window, 0), length, "{value:?}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn digits_agree_with_parse(number in 0_u64..100_000_000, behind in "[^0-9]{8}") {
-            let text = format!("{number}{behind}");
-            let word = crate::bytes::text(text.as_bytes());
-            proptest::prop_assert_eq!(digits(word), (number, number.to_string().len()));
-        }
-    }
 }

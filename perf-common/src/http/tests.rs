@@ -1,65 +1,8 @@
 //! The state machine against streams of bytes, however they are cut into calls.
 
+use super::memory::Memory;
 use super::*;
-use crate::bytes::Window;
 use proptest::prelude::*;
-
-/// Payload in memory, findings in vectors.
-struct Memory<'a> {
-    window: Box<Window>,
-    bytes: &'a [u8],
-    carry: [Vec<u8>; 2],
-    seen: u32,
-    recorded: Vec<Exchange>,
-    dropped: Vec<(Reason, u32)>,
-    routes: Vec<(u64, String)>,
-}
-
-impl Io for Memory<'_> {
-    fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
-        let mut pass = parse::Pass::EMPTY;
-        pass.prepare(half, is_request, answered, len, reach);
-        pass.run(&self.window);
-        *half = pass.half;
-        pass.out
-    }
-    fn read(&mut self, offset: u32, at: usize, most: usize) -> usize {
-        let bytes = &self.bytes[offset as usize..][..most];
-        for (i, &byte) in bytes.iter().enumerate() {
-            // SAFETY: `slot` masks its index.
-            unsafe { *self.window.slot(at + i) = byte };
-        }
-        most
-    }
-    fn load_carry(&mut self, direction: Direction, len: usize) -> bool {
-        let carry = self.carry[direction as usize].clone();
-        assert_eq!(carry.len(), len);
-        for (i, &byte) in carry.iter().enumerate() {
-            // SAFETY: `slot` masks its index.
-            unsafe { *self.window.slot(i) = byte };
-        }
-        true
-    }
-    fn save_carry(&mut self, direction: Direction, len: usize) -> bool {
-        assert!(len <= WINDOW);
-        self.carry[direction as usize] = self.window.get(0, len).to_vec();
-        true
-    }
-    fn seen(&mut self) {
-        self.seen += 1;
-    }
-    fn route(&mut self, route: u64, at: usize, len: usize) {
-        let mut text = Vec::new();
-        crate::route::describe(self.window.get(at, len), |part| text.extend_from_slice(part));
-        self.routes.push((route, String::from_utf8_lossy(&text).into_owned()));
-    }
-    fn record(&mut self, _: &Conn, exchange: &Exchange) {
-        self.recorded.push(*exchange);
-    }
-    fn dropped(&mut self, reason: Reason, count: u32) {
-        self.dropped.push((reason, count));
-    }
-}
 
 use Direction::{Received, Sent};
 
@@ -72,45 +15,18 @@ struct Wire<'a> {
 
 impl<'a> Wire<'a> {
     fn new() -> Self {
-        let mut window = Box::new(Window::EMPTY);
-        for at in 0..1024 {
-            // SAFETY: `slot` masks its index. Left-overs that would mislead a parser that trusts them.
-            unsafe { *window.slot(at) = b"\r\n\r\nContent-Length: 7\r\n"[at % 23] };
-        }
-        let io = Memory {
-            window,
-            bytes: &[],
-            carry: Default::default(),
-            seen: 0,
-            recorded: Vec::new(),
-            dropped: Vec::new(),
-            routes: Vec::new(),
-        };
-        Self { conn: Conn::default(), io, now: 0 }
+        Self { conn: Conn::default(), io: Memory::default(), now: 0 }
     }
 
     fn call(&mut self, direction: Direction, bytes: &'a [u8]) {
         self.now += 10;
-        if bytes.is_empty() || self.conn.ignores(direction) {
-            return;
-        }
-        self.io.bytes = bytes;
-        let mut call =
-            Call { direction, total: bytes.len() as u32, done: 0, begin: self.now, now: self.now + 1 };
-        let mut steps = 0;
-        while call.done < call.total {
-            step(&mut self.conn, &mut self.io, &mut call);
-            steps += 1;
-            assert!(steps <= 4 * bytes.len() + 4, "no progress");
-        }
-        assert_eq!(call.done, call.total);
+        self.io.call(&mut self.conn, direction, bytes, self.now);
     }
 
     /// Method, route and status of what was recorded, with the contract of loss checked.
     fn found(mut self) -> Vec<String> {
         self.conn.finish(&mut self.io);
-        let dropped: u32 = self.io.dropped.iter().map(|(_, n)| n).sum();
-        assert_eq!(self.io.seen, self.io.recorded.len() as u32 + dropped, "{:?}", self.io.dropped);
+        assert_eq!(self.io.seen, self.io.recorded.len() as u32 + self.io.lost(), "{:?}", self.io.dropped);
         self.io
             .recorded
             .iter()

@@ -12,36 +12,41 @@
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit` stands in for them.
 #![no_std]
 #![no_main]
+#![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
+
+#[path = "http/stages.rs"]
+mod stages;
 
 use core::ffi::c_void;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::BtfTracePointContext;
-use perf_common::bytes::{WINDOW, Window, opaque, within};
+use perf_common::bytes::{WINDOW, Window};
 use perf_common::events::Reason;
 use perf_common::histogram::Histogram;
 use perf_common::http::{
     Call, Conn, Direction, Exchange, Half, HttpKey, Io, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
-    RouteSample, SAMPLE,
+    RouteSample,
     parse::{Parsed, Pass},
     step,
 };
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
-use perf_common::peer::{CLASS_OTHER, Peer};
-use perf_common::route;
+use perf_common::peer::Peer;
 use perf_common::workload::Workload;
-use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
+use perf_ebpf::count::{EVENT_COUNTERS, Events};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
 use perf_ebpf::unset;
 use perf_ebpf::who::{self, MAX_WORKLOADS};
+use stages::{
+    load_carry, name_route, parse_authority, parse_end, parse_lines, parse_method, parse_other, parse_path,
+    read_payload, record, save_carry,
+};
 
 perf_ebpf::program!();
 
@@ -118,7 +123,7 @@ struct Work {
 #[repr(C)]
 struct Arrival {
     sk: u64,
-    /// CLOCK_MONOTONIC nanoseconds.
+    /// `CLOCK_MONOTONIC` nanoseconds.
     at: u64,
     /// The task's context switches: as long as they stand still, it is the same call on the same CPU.
     switches: u64,
@@ -154,7 +159,8 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let begin = if conn.role == ROLE_SERVER { now } else { departure(conn, sk, &sock_at, length as u64, now) };
+    let begin =
+        if conn.role == ROLE_SERVER { now } else { departure(conn, sk, &sock_at, length as u64, now) };
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; programs of one object do not nest.
     let work = unsafe { &mut *work };
@@ -165,7 +171,7 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     }
     if advance(sk, conn, work) {
         // SAFETY: an empty slot falls through.
-        let _ = unsafe { SENT_MORE.tail_call(&ctx, 0) };
+        unsafe { SENT_MORE.tail_call(&ctx, 0) };
         give_up(conn, work);
     }
     0
@@ -214,7 +220,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     }
     if advance(sk, conn, work) {
         // SAFETY: an empty slot falls through.
-        let _ = unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
+        unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
         give_up(conn, work);
     }
     0
@@ -278,7 +284,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     }
     if advance(sk, conn, work) {
         // SAFETY: an empty slot falls through.
-        let _ = unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
+        unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
         give_up(conn, work);
     }
     0
@@ -293,7 +299,7 @@ fn returned_more(ctx: BtfTracePointContext) -> i32 {
     let Some(conn) = conn(sk, false) else { return 0 };
     if advance(sk, conn, work) {
         // SAFETY: an empty slot falls through.
-        let _ = unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
+        unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
         give_up(conn, work);
     }
     0
@@ -304,7 +310,7 @@ fn returned_more(ctx: BtfTracePointContext) -> i32 {
 fn sent_more(ctx: BtfTracePointContext) -> i32 {
     if more(&ctx) {
         // SAFETY: an empty slot falls through.
-        let _ = unsafe { SENT_MORE.tail_call(&ctx, 0) };
+        unsafe { SENT_MORE.tail_call(&ctx, 0) };
         abandon(&ctx);
     }
     0
@@ -314,7 +320,7 @@ fn sent_more(ctx: BtfTracePointContext) -> i32 {
 fn received_more(ctx: BtfTracePointContext) -> i32 {
     if more(&ctx) {
         // SAFETY: an empty slot falls through.
-        let _ = unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
+        unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
         abandon(&ctx);
     }
     0
@@ -463,168 +469,6 @@ fn adopt(sk: Ptr, conn: &mut Conn) {
         conn.peer = socket::destination(&PEERS, &socket::peer(sk, &sock_at), &sock_at);
     }
     conn.workload = id;
-}
-
-// What follows are global functions to the verifier: it walks through each once, with arguments it knows nothing of, and
-// not once for every way that leads there. They find their data in `WORK`.
-
-/// The stages of [`Pass`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn parse_method() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.method(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn parse_authority() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.authority(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn parse_path() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.path(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn parse_other() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.other(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn parse_lines() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    pass.scan(window);
-    0
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn parse_end() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    pass.finish(window);
-    0
-}
-
-/// Reads up to `most` bytes of the call's payload into the window at `at`; how many, or 0.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn read_payload(offset: u64, at: u64, most: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, payload, .. } = unsafe { &mut *work };
-    let Some((address, left)) = payload.seek(offset) else { return 0 };
-    let mut len = if most > left { left } else { most };
-    len = opaque(len);
-    if len > WINDOW as u64 {
-        len = WINDOW as u64;
-    }
-    // SAFETY: the slot is masked, the length bounded, and the window longer than both.
-    let failed =
-        unsafe { bpf_probe_read_user(window.slot(at as usize).cast(), len as u32, address as *const c_void) };
-    if failed != 0 { 0 } else { len }
-}
-
-/// Puts a carried line at the start of the window.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn load_carry(direction: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let key = unsafe { (*work).sk } | direction;
-    let Some(carry) = CARRY.get_ptr(key) else { return 0 };
-    for i in 0..WINDOW / 8 {
-        // SAFETY: a live value, this CPU's element, and a masked index.
-        unsafe { (*work).window.copy_word(i).write_volatile((*carry).words[i]) };
-    }
-    1
-}
-
-/// Keeps the start of the window.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn save_carry(direction: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let key = unsafe { (*work).sk } | direction;
-    // SAFETY: the window is longer than what is kept of it.
-    let start = unsafe { &*(*work).window.copy_word(0).cast_const().cast::<Carry>() };
-    u64::from(CARRY.insert(key, start, 0).is_ok())
-}
-
-/// Sends up the path in the window, if nobody has named its route yet.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
-    // SAFETY: the value is not looked at.
-    if unsafe { ROUTES.get(route) }.is_some() || ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
-        return 0;
-    }
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, sample, .. } = unsafe { &mut *work };
-    let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
-    sample.route = route;
-    sample.len = len;
-    for (i, word) in sample.path.iter_mut().enumerate() {
-        // What follows the path is its query, which stays here.
-        *word = window.word(at as usize + 8 * i) & within(len, 8 * i as u64);
-    }
-    if SAMPLES.output::<RouteSample>(&*sample, 0).is_err() {
-        // Named another time.
-        let _: Result<(), i32> = ROUTES.remove(route);
-    }
-    0
-}
-
-/// Counts one exchange of `ns` in the cell of `work.key`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn record(ns: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let key = unsafe { &mut (*work).key };
-    let Some(used) = CELLS_USED.get_ptr_mut(0) else { return 0 };
-    let events = Events(&EVENTS);
-    let mut cell = CELLS.get_ptr_mut(*key);
-    if cell.is_none() {
-        // SAFETY: a live element.
-        if unsafe { used.read_volatile() } >= MAX_CELLS.load() {
-            key.route_or_peer = if key.role == ROLE_SERVER { route::OTHER } else { u64::from(CLASS_OTHER) };
-        }
-        cell = get_or_insert(&CELLS, &*key, &CELL_ZERO).map(|(cell, new)| {
-            if new {
-                add(used, 1);
-            }
-            cell
-        });
-    }
-    let Some(cell) = cell else {
-        events.dropped(Reason::MapFull, 1);
-        return 0;
-    };
-    observe(cell, ns);
-    events.recorded();
-    0
 }
 
 /// The state machine's hands in the kernel.

@@ -7,6 +7,7 @@
 //! Needs: `sched_info` (SCHEDSTATS or delay accounting on 5.10), group scheduling (`sched_entity.cfs_rq`).
 #![no_std]
 #![no_main]
+#![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -55,23 +56,21 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
 
-    if running.workload != 0 {
-        if let Some(cell) = CELLS.get_ptr_mut(running.workload) {
-            let state: u64 = if sched_at.has_prev_state != 0 {
-                ctx.arg::<u64>(3)
+    if running.workload != 0
+        && let Some(cell) = CELLS.get_ptr_mut(running.workload)
+    {
+        let state: u64 =
+            if sched_at.has_prev_state != 0 { ctx.arg::<u64>(3) } else { prev.load::<u64>(sched_at.state) }
+                & 0xffff_ffff;
+        // SAFETY: a live map value.
+        unsafe {
+            add(&raw mut (*cell).cpu, now.wrapping_sub(running.since));
+            let counter = if preempted || state == 0 {
+                &raw mut (*cell).involuntary
             } else {
-                prev.load::<u64>(sched_at.state)
-            } & 0xffff_ffff;
-            // SAFETY: a live map value.
-            unsafe {
-                add(&raw mut (*cell).cpu, now.wrapping_sub(running.since));
-                let counter = if preempted || state == 0 {
-                    &raw mut (*cell).involuntary
-                } else {
-                    &raw mut (*cell).voluntary
-                };
-                add(counter, 1);
-            }
+                &raw mut (*cell).voluntary
+            };
+            add(counter, 1);
         }
     }
 

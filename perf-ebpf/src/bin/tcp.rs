@@ -11,6 +11,7 @@
 //! Needs: nothing newer than 5.10; sockets from before the start are only known from 5.11 on (`bpf_sock_from_file`).
 #![no_std]
 #![no_main]
+#![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
 
 use core::ffi::c_void;
 

@@ -53,11 +53,25 @@ fn ready(agent: &mut Child) -> Result<()> {
             bail!("perf-agent ended before it was ready: {status}");
         }
         if start.elapsed() > Duration::from_secs(120) {
+            print_threads(agent.id())?;
             return Err(error.context("perf-agent was not ready within 120 s"));
         }
         sleep(Duration::from_millis(100));
     }
     println!("perf-agent was ready after {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Where a hanging agent hangs. One with an empty stack runs; all its time in the kernel means that it is in the verifier.
+fn print_threads(pid: u32) -> Result<()> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+        let stat: Vec<&str> = stat.split_whitespace().collect();
+        let ticks = |field: usize| stat.get(field).copied().unwrap_or("?");
+        println!("a thread: {} ticks in user space, {} in the kernel, now in", ticks(13), ticks(14));
+        println!("{}", fs::read_to_string(task.join("stack")).unwrap_or_default());
+    }
     Ok(())
 }
 
@@ -88,14 +102,18 @@ fn check(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// What a probe saw is recorded or dropped for a reason, or still under way.
+/// What a probe saw is recorded or dropped for a reason. Only the request for this very page is still under way, seen at
+/// both of its ends.
 fn contract(page: &Page) {
     for probe in page.values("perf_agent_events_total", "probe") {
         let of = |name| page.sum(name, &[("probe", probe)]);
         let seen = of("perf_agent_events_total");
-        let kept = of("perf_agent_events_recorded_total");
-        let other = of("perf_agent_events_dropped_total") + of("perf_agent_events_in_flight");
-        println!("@@COUNT perf_agent_events_total{{probe=\"{probe}\"}} expected={} got={seen}", kept + other);
+        let counted = of("perf_agent_events_recorded_total") + of("perf_agent_events_dropped_total");
+        let under_way = if probe == "http" && seen > 0.0 { 2.0 } else { 0.0 };
+        println!(
+            "@@COUNT perf_agent_events_total{{probe=\"{probe}\"}} expected={} got={seen}",
+            counted + under_way
+        );
     }
     if page.values("perf_agent_events_total", "probe").is_empty() {
         println!("@@COUNT perf_agent_events_total expected=>0 got=0");

@@ -54,7 +54,8 @@ impl Page {
 impl Sample {
     /// Reads a line; label values with escaped quotes do not occur in a guest.
     fn read(line: &str) -> Option<Self> {
-        let (series, rest) = match line.split_once('}') {
+        // The last brace: a route such as `/api/{id}` has some of its own.
+        let (series, rest) = match line.rsplit_once('}') {
             Some(parts) => parts,
             None => line.split_once(' ')?,
         };

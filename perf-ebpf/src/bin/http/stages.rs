@@ -1,0 +1,176 @@
+//! The steps of a call that are functions of their own to the verifier.
+//!
+//! It walks once through each global function, with arguments it knows nothing of, and not once for every way that leads
+//! there: 12,000 instructions for the program that calls them instead of over a million. They find their data in `WORK`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use perf_common::bytes::{WINDOW, opaque, within};
+use perf_common::events::Reason;
+use perf_common::http::{ROLE_SERVER, RouteSample, SAMPLE};
+use perf_common::peer::CLASS_OTHER;
+use perf_common::route;
+use perf_ebpf::count::{Events, add, get_or_insert, observe};
+
+use super::{CARRY, CELL_ZERO, CELLS, CELLS_USED, Carry, EVENTS, MAX_CELLS, ROUTES, SAMPLES, WORK, Work};
+
+/// The stages of [`Pass`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse_method() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.method(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse_authority() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.authority(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse_path() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.path(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse_other() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    u64::from(pass.other(window))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse_lines() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    pass.scan(window);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse_end() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, pass, .. } = unsafe { &mut *work };
+    pass.finish(window);
+    0
+}
+
+/// Reads up to `most` bytes of the call's payload into the window at `at`; how many, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn read_payload(offset: u64, at: u64, most: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, payload, .. } = unsafe { &mut *work };
+    let Some((address, left)) = payload.seek(offset) else { return 0 };
+    let mut len = if most > left { left } else { most };
+    len = opaque(len);
+    if len > WINDOW as u64 {
+        len = WINDOW as u64;
+    }
+    // SAFETY: the slot is masked, the length bounded, and the window longer than both.
+    let failed =
+        unsafe { bpf_probe_read_user(window.slot(at as usize).cast(), len as u32, address as *const c_void) };
+    if failed != 0 { 0 } else { len }
+}
+
+/// Puts a carried line at the start of the window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn load_carry(direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { (*work).sk } | direction;
+    let Some(carry) = CARRY.get_ptr(key) else { return 0 };
+    for i in 0..WINDOW / 8 {
+        // SAFETY: a live value, this CPU's element, and a masked index.
+        unsafe { (*work).window.copy_word(i).write_volatile((*carry).words[i]) };
+    }
+    1
+}
+
+/// Keeps the start of the window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn save_carry(direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { (*work).sk } | direction;
+    // SAFETY: the window is longer than what is kept of it.
+    let start = unsafe { &*(*work).window.copy_word(0).cast_const().cast::<Carry>() };
+    u64::from(CARRY.insert(key, start, 0).is_ok())
+}
+
+/// Sends up the path in the window, if nobody has named its route yet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
+    // SAFETY: the value is not looked at.
+    if unsafe { ROUTES.get(route) }.is_some() || ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
+        return 0;
+    }
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, sample, .. } = unsafe { &mut *work };
+    let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
+    sample.route = route;
+    sample.len = len;
+    for (i, word) in sample.path.iter_mut().enumerate() {
+        // What follows the path is its query, which stays here.
+        *word = window.word(at as usize + 8 * i) & within(len, 8 * i as u64);
+    }
+    if SAMPLES.output::<RouteSample>(&*sample, 0).is_err() {
+        // Named another time.
+        let _: Result<(), i32> = ROUTES.remove(route);
+    }
+    0
+}
+
+/// Counts one exchange of `ns` in the cell of `work.key`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn record(ns: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { &mut (*work).key };
+    let Some(used) = CELLS_USED.get_ptr_mut(0) else { return 0 };
+    let events = Events(&EVENTS);
+    let mut cell = CELLS.get_ptr_mut(*key);
+    if cell.is_none() {
+        // SAFETY: a live element.
+        if unsafe { used.read_volatile() } >= MAX_CELLS.load() {
+            key.route_or_peer = if key.role == ROLE_SERVER { route::OTHER } else { u64::from(CLASS_OTHER) };
+        }
+        cell = get_or_insert(&CELLS, &*key, &CELL_ZERO).map(|(cell, new)| {
+            if new {
+                add(used, 1);
+            }
+            cell
+        });
+    }
+    let Some(cell) = cell else {
+        events.dropped(Reason::MapFull, 1);
+        return 0;
+    };
+    observe(cell, ns);
+    events.recorded();
+    0
+}

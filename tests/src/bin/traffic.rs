@@ -1,0 +1,65 @@
+//! Processes with a name of their own, for what the agent counts per workload.
+//!
+//!     traffic spin NAME                   computes on CPU 0 for ever
+//!     traffic nap NAME ROUNDS             sleeps so many times for a moment, says so, and waits for its input to end
+#![allow(clippy::print_stdout, reason = "stdout is read by the test")]
+
+use std::hint::black_box;
+use std::io::{self, Read as _};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["spin", name] => {
+            call_me(name);
+            pin();
+            println!("ready");
+            for n in 0_u64.. {
+                black_box(n);
+            }
+            Ok(())
+        }
+        ["nap", name, rounds] => {
+            call_me(name);
+            println!("ready");
+            wait_for_byte()?;
+            for _ in 0..rounds.parse()? {
+                sleep(Duration::from_micros(50));
+            }
+            println!("done");
+            wait_for_byte()
+        }
+        _ => bail!("usage: traffic spin NAME | traffic nap NAME ROUNDS"),
+    }
+}
+
+fn wait_for_byte() -> Result<()> {
+    io::stdin().read_exact(&mut [0])?;
+    Ok(())
+}
+
+/// All on one CPU, so that they wait for each other.
+fn pin() {
+    // SAFETY: a set of all zeros is one, and CPU 0 is in it.
+    let pinned = unsafe {
+        let mut cpus: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut cpus);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cpus)
+    };
+    assert_eq!(pinned, 0, "{}", io::Error::last_os_error());
+}
+
+/// Sets this process' `comm`, which names its workload.
+fn call_me(name: &str) {
+    let mut comm = [0_u8; 16];
+    for (to, from) in comm.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    // SAFETY: PR_SET_NAME reads at most 16 bytes up to a NUL, and the last byte is one.
+    unsafe { libc::prctl(libc::PR_SET_NAME, comm.as_ptr()) };
+}

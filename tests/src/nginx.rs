@@ -1,0 +1,76 @@
+//! nginx with a directory of its own.
+
+use std::fs;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::{PATIENCE, Running, curl, free_port, wait_until};
+
+/// One worker, on a port of loopback.
+pub struct Nginx {
+    running: Running,
+    dir: TempDir,
+    pub port: u16,
+}
+
+impl Nginx {
+    /// `server` is the inside of its `server` block.
+    pub fn start(server: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let at = dir.path().display();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {at}/{kind};\n"))
+            .concat();
+        fs::write(
+            dir.path().join("nginx.conf"),
+            format!(
+                "daemon off; user root; worker_processes 1; pid {at}/pid; error_log {at}/error.log;\n\
+                 events {{ worker_connections 1024; }}\n\
+                 http {{\n{temporary}access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;\n\
+                 sendfile on; root {at};\n\
+                 server {{ listen 127.0.0.1:{port};\n{server}\n location = /nginx-status {{ stub_status; }} }}\n}}\n"
+            ),
+        )
+        .unwrap();
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf"));
+        command.args(["-e", "error.log"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let nginx = Self { running: Running::spawn(&mut command), dir, port };
+        wait_until("nginx listens", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        nginx
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// As `destination` names it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Puts a file below its root.
+    pub fn put(&self, name: &str, content: &[u8]) {
+        fs::write(self.dir.path().join(name), content).unwrap();
+    }
+
+    /// How many requests it has counted itself, without those that ask for it.
+    pub fn requests(&self, asked_before: u64) -> u64 {
+        let status = curl(&[&self.url("/nginx-status")]);
+        let line = status.lines().nth(2).unwrap_or_else(|| panic!("no status: {status}"));
+        let all: u64 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
+        all - asked_before - 1
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Killing the master would leave its worker; both go at once on this.
+        // SAFETY: the child was not waited for, so the id is still its own.
+        unsafe { libc::kill(self.running.pid() as libc::pid_t, libc::SIGTERM) };
+        _ = self.running.0.wait();
+    }
+}

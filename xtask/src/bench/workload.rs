@@ -1,0 +1,51 @@
+//! The loads whose rates are compared.
+
+mod loops;
+mod web;
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::bench::pairs::Slot;
+
+pub(super) use loops::{cpus, echo};
+pub(super) use web::Site;
+
+pub(super) enum Workload<'s> {
+    /// nginx under wrk, connections kept alive.
+    Web(&'s Site),
+    /// pwrite and pread of 4 KiB of a file in memory: system calls that the agent has no hook on.
+    File { cpu: usize },
+    /// One byte to another process and back: nothing but switches.
+    Pipe { cpu: usize, peer: usize },
+}
+
+impl Workload<'_> {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Web(_) => "nginx + wrk, keep-alive",
+            Self::File { .. } => "file write + read, 4 KiB",
+            Self::Pipe { cpu, peer } if cpu == peer => "pipe round trip, one CPU",
+            Self::Pipe { .. } => "pipe round trip, two CPUs",
+        }
+    }
+
+    /// What design and capacity planning ask for, as a ratio.
+    pub(super) fn target(&self) -> f64 {
+        match self {
+            Self::Web(_) | Self::Pipe { .. } => 0.95,
+            Self::File { .. } => 0.99,
+        }
+    }
+
+    /// The load over a slot. The loops do the same at each turn and settle in a quarter of the time.
+    pub(super) fn run(&self, slot: Duration, stop: &AtomicBool) -> Result<Slot> {
+        match self {
+            Self::Web(site) => site.keep_alive(slot, stop),
+            Self::File { cpu } => loops::file(*cpu, slot / 4),
+            Self::Pipe { cpu, peer } => loops::pipe(*cpu, *peer, slot / 4),
+        }
+    }
+}
