@@ -26,6 +26,18 @@ pub const fn unset<T: Copy>() -> T {
     unsafe { core::mem::zeroed() }
 }
 
+/// What user space wrote into a global, to be read field by field.
+///
+/// `Global::load` copies the whole struct to the stack on every run. Behind `opaque` the optimiser cannot take the initial
+/// value for the last word, while the verifier still knows what the frozen section holds.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn get<T>(global: &'static aya_ebpf::Global<T>) -> &'static T {
+    let address = perf_common::bytes::opaque(core::ptr::from_ref(global) as u64);
+    // SAFETY: the address of a static that nobody writes; `Global` is transparent.
+    unsafe { &*(address as *const T) }
+}
+
 /// The licence that the verifier asks for, and a panic handler that the linker drops because nothing panics.
 #[macro_export]
 macro_rules! program {

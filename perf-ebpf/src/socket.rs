@@ -101,10 +101,10 @@ pub unsafe fn state<T>(
     hash: &HashMap<u64, T>,
     template: &PerCpuArray<T>,
     sk: Ptr,
-    at: &SockOffsets,
+    on_socket: bool,
     create: bool,
 ) -> Option<&'static mut T> {
-    if at.storage != 0 {
+    if on_socket {
         let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
         // SAFETY: the helper checks the socket; a new value is all zero.
         let found = unsafe {

@@ -41,8 +41,8 @@ use perf_ebpf::count::{EVENT_COUNTERS, Events};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
-use perf_ebpf::unset;
 use perf_ebpf::who::{self, MAX_WORKLOADS};
+use perf_ebpf::{get, unset};
 use stages::{
     load_carry, name_route, parse_authority, parse_end, parse_lines, parse_method, parse_other, parse_path,
     read_payload, record, save_carry,
@@ -147,10 +147,10 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     if length <= 0 {
         return 0;
     }
-    let task_at = TASK.load();
-    let sock_at = SOCK.load();
+    let task_at = get(&TASK);
+    let sock_at = get(&SOCK);
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    if !socket::is_tcp(sk, &sock_at) {
+    if !socket::is_tcp(sk, sock_at) {
         return 0;
     }
     let Some(conn) = conn(sk, true) else { return 0 };
@@ -159,15 +159,14 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let begin =
-        if conn.role == ROLE_SERVER { now } else { departure(conn, sk, &sock_at, length as u64, now) };
+    let begin = if conn.role == ROLE_SERVER { now } else { departure(conn, sk, sock_at, length as u64, now) };
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; programs of one object do not nest.
     let work = unsafe { &mut *work };
     work.sk = sk.key();
     work.call = Call { direction: Direction::Sent, total: length as u32, done: 0, begin, now };
     if !conn.skips(Direction::Sent) {
-        work.payload = Payload::of(who::current(&task_at), &REGS.load(), Direction::Sent, length as u32);
+        work.payload = Payload::of(who::current(task_at), get(&REGS), Direction::Sent, length as u32);
     }
     if advance(sk, conn, work) {
         // SAFETY: an empty slot falls through.
@@ -184,13 +183,13 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     if length < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
         return 0;
     }
-    let task_at = TASK.load();
-    let sock_at = SOCK.load();
+    let task_at = get(&TASK);
+    let sock_at = get(&SOCK);
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    if !socket::is_tcp(sk, &sock_at) {
+    if !socket::is_tcp(sk, sock_at) {
         return 0;
     }
-    let arrived = arrival(sk, &task_at);
+    let arrived = arrival(sk, task_at);
     let Some(conn) = conn(sk, length != 0) else { return 0 };
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; programs of one object do not nest.
@@ -215,7 +214,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
         work.payload = if flags & MSG_TRUNC != 0 {
             Payload::NONE
         } else {
-            Payload::of(who::current(&task_at), &REGS.load(), Direction::Received, length as u32)
+            Payload::of(who::current(task_at), get(&REGS), Direction::Received, length as u32)
         };
     }
     if advance(sk, conn, work) {
@@ -231,9 +230,9 @@ fn received(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 fn returned(ctx: BtfTracePointContext) -> i32 {
     let length: i64 = ctx.arg(1);
-    let regs_at = REGS.load();
+    let regs_at = get(&REGS);
     let regs = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    let Some(syscall) = Syscall::of(regs, &regs_at) else { return 0 };
+    let Some(syscall) = Syscall::of(regs, regs_at) else { return 0 };
     if length < 0 || length > i64::from(i32::MAX) {
         return 0;
     }
@@ -245,15 +244,15 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     if flags & (MSG_PEEK | MSG_ERRQUEUE) as u64 != 0 {
         return 0;
     }
-    let task_at = TASK.load();
-    let sock_at = SOCK.load();
-    let task = who::current(&task_at);
-    let sk = socket::of_descriptor(task, regs.load(regs_at.arg[0]), &FILES.load(), &sock_at);
-    if sk.is_null() || !socket::is_tcp(sk, &sock_at) {
+    let task_at = get(&TASK);
+    let sock_at = get(&SOCK);
+    let task = who::current(task_at);
+    let sk = socket::of_descriptor(task, regs.load(regs_at.arg[0]), get(&FILES), sock_at);
+    if sk.is_null() || !socket::is_tcp(sk, sock_at) {
         return 0;
     }
     let received = syscall.direction as u8 == Direction::Received as u8;
-    let arrived = if received { arrival(sk, &task_at) } else { 0 };
+    let arrived = if received { arrival(sk, task_at) } else { 0 };
     let Some(conn) = conn(sk, length != 0) else { return 0 };
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; programs of one object do not nest.
@@ -275,12 +274,12 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
             begin = arrived;
         }
     } else if conn.role != ROLE_SERVER {
-        begin = departure(conn, sk, &sock_at, length as u64, now);
+        begin = departure(conn, sk, sock_at, length as u64, now);
     }
     work.sk = sk.key();
     work.call = Call { direction: syscall.direction, total: length as u32, done: 0, begin, now };
     if !conn.skips(syscall.direction) {
-        work.payload = Payload::of_call(regs, &regs_at, &syscall, length as u32);
+        work.payload = Payload::of_call(regs, regs_at, &syscall, length as u32);
     }
     if advance(sk, conn, work) {
         // SAFETY: an empty slot falls through.
@@ -328,13 +327,13 @@ fn received_more(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 fn arrived(ctx: BtfTracePointContext) -> i32 {
-    let task_at = TASK.load();
+    let task_at = get(&TASK);
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), task_at.direct != 0);
     let Some(slot) = ARRIVAL.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element.
     let slot = unsafe { &mut *slot };
-    let task = who::current(&task_at);
-    let switches = switches(task, &task_at);
+    let task = who::current(task_at);
+    let switches = switches(task, task_at);
     let pid: u32 = task.load(task_at.pid);
     if slot.sk == sk.key() && slot.switches == switches && slot.pid == u64::from(pid) {
         // A later segment of the same call: the first one's arrival counts.
@@ -344,8 +343,7 @@ fn arrived(ctx: BtfTracePointContext) -> i32 {
     if tcp.is_null() {
         return 0;
     }
-    *slot =
-        Arrival { sk: sk.key(), at: tcp.load(SOCK.load().tcp_clock_cache), switches, pid: u64::from(pid) };
+    *slot = Arrival { sk: sk.key(), at: tcp.load(get(&SOCK).tcp_clock_cache), switches, pid: u64::from(pid) };
     0
 }
 
@@ -355,8 +353,8 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     if state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE {
         return 0;
     }
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), TASK.load().direct != 0);
-    if !socket::is_tcp(sk, &SOCK.load()) {
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
+    if !socket::is_tcp(sk, get(&SOCK)) {
         return 0;
     }
     let Some(conn) = conn(sk, false) else { return 0 };
@@ -364,7 +362,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: this CPU's element; the state machine does not touch it when a connection ends.
     let work = unsafe { &mut *work };
     conn.finish(&mut Kernel { work });
-    if state == TCP_CLOSE && FILES.load().by_descriptor != 0 {
+    if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
     }
     0
@@ -373,12 +371,9 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
 /// The state of a socket's connection.
 #[inline(always)]
 fn conn(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
-    let mut at = SOCK.load();
-    if FILES.load().by_descriptor != 0 {
-        at.storage = 0;
-    }
+    let storage = get(&FILES).by_descriptor == 0;
     // SAFETY: maps of this object; an all-zero connection is a new one.
-    unsafe { socket::state(&CONNS, &CONNS_BY_ADDR, &CONN_ZERO, sk, &at, create) }
+    unsafe { socket::state(&CONNS, &CONNS_BY_ADDR, &CONN_ZERO, sk, storage, create) }
 }
 
 /// When a request's first packet left. Not when the call returned: on loopback the server can have answered by then.
@@ -460,13 +455,13 @@ fn give_up(conn: &mut Conn, work: &mut Work) {
 /// Remembers who owns the connection, once: asking again for every request would cost more than parsing it.
 #[inline(always)]
 fn adopt(sk: Ptr, conn: &mut Conn) {
-    let task_at = TASK.load();
-    let sock_at = SOCK.load();
-    let workload = who::workload(who::current(&task_at), &task_at);
+    let task_at = get(&TASK);
+    let sock_at = get(&SOCK);
+    let workload = who::workload(who::current(task_at), task_at);
     let id = workload.id();
     who::announce(&WORKLOADS, id, &workload);
     if conn.role == ROLE_CLIENT {
-        conn.peer = socket::destination(&PEERS, &socket::peer(sk, &sock_at), &sock_at);
+        conn.peer = socket::destination(&PEERS, &socket::peer(sk, sock_at), sock_at);
     }
     conn.workload = id;
 }

@@ -20,8 +20,8 @@ use perf_common::sched::{Running, SchedCell};
 use perf_common::workload::{OTHER, Workload};
 use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
 use perf_ebpf::kernel::Ptr;
-use perf_ebpf::unset;
 use perf_ebpf::who::{self, MAX_WORKLOADS};
+use perf_ebpf::{get, unset};
 
 perf_ebpf::program!();
 
@@ -43,8 +43,8 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 
 
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch(ctx: BtfTracePointContext) -> i32 {
-    let task_at = TASK.load();
-    let sched_at = SCHED.load();
+    let task_at = get(&TASK);
+    let sched_at = get(&SCHED);
     let direct = task_at.direct != 0;
     let preempted = ctx.arg::<u64>(0) & 1 != 0;
     let prev = Ptr::new(ctx.arg::<*const core::ffi::c_void>(1), direct);
@@ -82,7 +82,7 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     }
     let events = Events(&EVENTS);
     events.seen();
-    let workload = who::workload(next, &task_at);
+    let workload = who::workload(next, task_at);
     let id = workload.id();
     let mut running_as = id;
     let mut cell = CELLS.get_ptr_mut(id);

@@ -32,8 +32,8 @@ use perf_common::workload::{OTHER, UNKNOWN, Workload};
 use perf_ebpf::count::{EVENT_COUNTERS, Events, add, cell, observe};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
-use perf_ebpf::unset;
 use perf_ebpf::who::{self, MAX_WORKLOADS};
+use perf_ebpf::{get, unset};
 
 perf_ebpf::program!();
 
@@ -75,20 +75,20 @@ const EHOSTUNREACH: i32 = 113;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn state(ctx: BtfTracePointContext) -> i32 {
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), TASK.load().direct != 0);
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    let at = SOCK.load();
-    if !socket::is_tcp(sk, &at) {
+    let at = get(&SOCK);
+    if !socket::is_tcp(sk, at) {
         return 0;
     }
     match (old, new) {
-        (_, TCP_LISTEN) => listening(sk, &at),
-        (_, TCP_SYN_SENT) => connecting(sk, &at),
-        (TCP_SYN_SENT, TCP_ESTABLISHED) => connected(sk, &at),
-        (TCP_SYN_RECV, TCP_ESTABLISHED) => accepted(sk, &at),
-        (TCP_SYN_SENT, TCP_CLOSE) => failed(sk, &at),
+        (_, TCP_LISTEN) => listening(sk, at),
+        (_, TCP_SYN_SENT) => connecting(sk, at),
+        (TCP_SYN_SENT, TCP_ESTABLISHED) => connected(sk, at),
+        (TCP_SYN_RECV, TCP_ESTABLISHED) => accepted(sk, at),
+        (TCP_SYN_SENT, TCP_CLOSE) => failed(sk, at),
         // As `CurrEstab` in /proc/net/snmp counts: a connection that the peer closed is still open here.
-        (TCP_ESTABLISHED | TCP_CLOSE_WAIT, new) if new != TCP_CLOSE_WAIT => closed(sk, &at),
+        (TCP_ESTABLISHED | TCP_CLOSE_WAIT, new) if new != TCP_CLOSE_WAIT => closed(sk, at),
         _ => {}
     }
     if new == TCP_CLOSE && at.storage == 0 {
@@ -99,7 +99,7 @@ fn state(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
-    if SOCK.load().retransmit_has_error != 0 && ctx.arg::<i32>(2) != 0 {
+    if get(&SOCK).retransmit_has_error != 0 && ctx.arg::<i32>(2) != 0 {
         return 0;
     }
     // SAFETY: a field of the cell that `tally` got.
@@ -141,27 +141,27 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
     if socket.is_null() {
         return 0;
     }
-    let at = SOCK.load();
+    let at = get(&SOCK);
     let sk = socket.follow(at.socket_sk);
-    if sk.is_null() || !socket::is_tcp(sk, &at) {
+    if sk.is_null() || !socket::is_tcp(sk, at) {
         return 0;
     }
     let state = i32::from(sk.load::<u8>(at.state));
-    let listener = listener(sk, &at);
+    let listener = listener(sk, at);
     if state == TCP_LISTEN {
         let _: Result<(), i32> = LISTENERS.insert(listener, owner(task), u64::from(BPF_NOEXIST));
     }
     if state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT {
         return 0;
     }
-    let peer = socket::peer(sk, &at);
+    let peer = socket::peer(sk, at);
     // SAFETY: the value is not looked at.
     let incoming = unsafe { LISTENERS.get(listener) }.is_some();
-    let Some(socket) = socket_state(sk, &at, true) else { return 0 };
+    let Some(socket) = socket_state(sk, at, true) else { return 0 };
     if socket.phase != 0 {
         return 0;
     }
-    let peer = if incoming { peer.classed().id() } else { socket::destination(&PEERS, &peer, &at) };
+    let peer = if incoming { peer.classed().id() } else { socket::destination(&PEERS, &peer, at) };
     *socket = TcpSocket { key: TcpKey { workload: owner(task), peer }, since: 0, phase: PHASE_OPEN };
     // SAFETY: a field of the cell.
     count(&socket.key, |cell| unsafe { add(&raw mut (*cell).opened, 1) });
@@ -170,14 +170,14 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
 
 #[inline(always)]
 fn listening(sk: Ptr, at: &SockOffsets) {
-    let workload = owner(who::current(&TASK.load()));
+    let workload = owner(who::current(get(&TASK)));
     let _: Result<(), i32> = LISTENERS.insert(listener(sk, at), workload, 0);
 }
 
 #[inline(always)]
 fn connecting(sk: Ptr, at: &SockOffsets) {
     let Some(socket) = socket_state(sk, at, true) else { return };
-    let workload = owner(who::current(&TASK.load()));
+    let workload = owner(who::current(get(&TASK)));
     let peer = socket::destination(&PEERS, &socket::peer(sk, at), at);
     *socket = TcpSocket { key: TcpKey { workload, peer }, since: now(), phase: PHASE_CONNECTING };
 }
@@ -257,10 +257,10 @@ fn closed(sk: Ptr, at: &SockOffsets) {
 /// Adds one to a counter of the socket that a tracepoint names; of nobody's where it has none.
 #[inline(always)]
 fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> *mut u64) -> i32 {
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), TASK.load().direct != 0);
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
     let mut key = TcpKey { workload: UNKNOWN, peer: u64::from(CLASS_OTHER) };
     if !sk.is_null()
-        && let Some(socket) = socket_state(sk, &SOCK.load(), false)
+        && let Some(socket) = socket_state(sk, get(&SOCK), false)
     {
         key = socket.key;
     }
@@ -287,7 +287,7 @@ fn count(key: &TcpKey, record: impl Fn(*mut TcpCell)) {
 /// The workload of a task, made known.
 #[inline(always)]
 fn owner(task: Ptr) -> u64 {
-    let workload = who::workload(task, &TASK.load());
+    let workload = who::workload(task, get(&TASK));
     let id = workload.id();
     who::announce(&WORKLOADS, id, &workload);
     id
@@ -301,7 +301,7 @@ fn listener(sk: Ptr, at: &SockOffsets) -> Listener {
 #[inline(always)]
 fn socket_state(sk: Ptr, at: &SockOffsets, create: bool) -> Option<&'static mut TcpSocket> {
     // SAFETY: maps of this object; an all-zero socket is in no phase.
-    unsafe { socket::state(&SOCKETS, &SOCKETS_BY_ADDR, &SOCKET_ZERO, sk, at, create) }
+    unsafe { socket::state(&SOCKETS, &SOCKETS_BY_ADDR, &SOCKET_ZERO, sk, at.storage != 0, create) }
 }
 
 #[inline(always)]
