@@ -33,6 +33,7 @@ const MAX_NAMES: usize = 65_536;
 
 /// Names for workload ids, learned once each.
 pub(crate) struct Namer {
+    procfs: PathBuf,
     cgroup_root: PathBuf,
     groups: HashMap<u64, Group>,
     workloads: HashMap<u64, Identity>,
@@ -40,8 +41,8 @@ pub(crate) struct Namer {
 }
 
 impl Namer {
-    pub(crate) fn new(cgroup_root: PathBuf) -> Self {
-        Self { cgroup_root, groups: HashMap::new(), workloads: HashMap::new(), walked: None }
+    pub(crate) fn new(procfs: PathBuf, cgroup_root: PathBuf) -> Self {
+        Self { procfs, cgroup_root, groups: HashMap::new(), workloads: HashMap::new(), walked: None }
     }
 
     /// Learns the workloads that the kernel has met.
@@ -49,7 +50,7 @@ impl Namer {
         if self.workloads.contains_key(&id) || self.workloads.len() >= MAX_NAMES {
             return;
         }
-        let group = self.group(workload.cgroup);
+        let group = self.group(workload.cgroup, workload.pid);
         let (name, len) = workload.comm_bytes();
         let comm = String::from_utf8_lossy(&name[..len]).into_owned();
         let identity = Identity {
@@ -70,9 +71,15 @@ impl Namer {
         }
     }
 
-    fn group(&mut self, id: u64) -> Group {
+    fn group(&mut self, id: u64, pid: u32) -> Group {
         if let Some(group) = self.groups.get(&id) {
             return group.clone();
+        }
+        // As long as the process lives it says where it is, for the price of one file; the inode tells whether it still
+        // is the same process in the same group.
+        if let Some(group) = self.group_of(pid, id) {
+            self.groups.insert(id, group.clone());
+            return group;
         }
         if self.walked.is_none_or(|at| at.elapsed() >= RETRY) {
             self.walked = Some(Instant::now());
@@ -81,6 +88,14 @@ impl Namer {
             self.groups = found;
         }
         self.groups.get(&id).cloned().unwrap_or_default()
+    }
+
+    fn group_of(&self, pid: u32, id: u64) -> Option<Group> {
+        let groups = std::fs::read_to_string(self.procfs.join(format!("{pid}/cgroup"))).ok()?;
+        groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(|path| {
+            let inode = self.cgroup_root.join(path.trim_start_matches('/')).metadata().ok()?.ino();
+            (inode == id).then(|| Group::from_path(path))
+        })
     }
 }
 

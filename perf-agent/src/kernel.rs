@@ -60,7 +60,7 @@ impl Kernel {
     }
 
     /// 5.11 brought typed pointers to the current task and storage on sockets to tracing programs.
-    fn has_typed_pointers(&self) -> bool {
+    pub(crate) fn has_typed_pointers(&self) -> bool {
         self.has_helper("get_current_task_btf")
     }
 

@@ -87,6 +87,11 @@ impl<'k> Loader<'k> {
         self.kernel.has_tracepoint(name)
     }
 
+    /// Whether a socket can carry a program's state.
+    pub(crate) fn has_socket_storage(&self) -> bool {
+        self.kernel.has_typed_pointers()
+    }
+
     /// Loads an object with its maps; `entries` resizes some of them.
     pub(crate) fn load(&mut self, elf: &[u8], entries: &[(&'static str, u32)]) -> anyhow::Result<Ebpf> {
         for (map, entries) in entries {

@@ -119,7 +119,10 @@ impl Probes {
             status.extend(hooks);
             running.extend(slice.map(|slice| (probe, slice)));
         }
-        let names = Names::new(Namer::new(kernel.cgroup_root.clone()), config.histogram.buckets.clone());
+        let names = Names::new(
+            Namer::new(config.paths.procfs.clone(), kernel.cgroup_root.clone()),
+            config.histogram.buckets.clone(),
+        );
         Ok(Self { status, running, names })
     }
 
@@ -140,8 +143,10 @@ impl Probes {
                         .to_owned(),
             }
         });
-        let names =
-            Names::new(Namer::new(config.paths.sysfs.join("fs/cgroup")), config.histogram.buckets.clone());
+        let names = Names::new(
+            Namer::new(config.paths.procfs.clone(), config.paths.sysfs.join("fs/cgroup")),
+            config.histogram.buckets.clone(),
+        );
         Self { status: status.into(), running: Vec::new(), names }
     }
 

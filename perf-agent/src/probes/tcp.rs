@@ -22,6 +22,9 @@ const HOOKS: [Hook; 5] = [
     Hook { program: "seed", target: "task_file", kind: HookKind::Iterator { passes: 2 } },
 ];
 
+/// Sockets that are remembered where they cannot carry their state themselves (5.10).
+const SOCKETS_BY_ADDR: u32 = 65_536;
+
 const ZERO: TcpCell = TcpCell {
     connects: [0; CONNECT_RESULTS.len()],
     accepts: 0,
@@ -42,7 +45,8 @@ struct Tcp {
 
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
     started("tcp", globals, || {
-        let mut object = loader.load(object::TCP, &[])?;
+        let by_address = if loader.has_socket_storage() { 1 } else { SOCKETS_BY_ADDR };
+        let mut object = loader.load(object::TCP, &[("SOCKETS_BY_ADDR", by_address)])?;
         make_other(&mut object, TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) }, ZERO)?;
         let status = loader.attach("tcp", &mut object, &HOOKS);
         let maps = Common::take(&mut object)?;
