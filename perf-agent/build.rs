@@ -35,7 +35,13 @@ fn main() -> Result<()> {
         env::set_var("RUSTC_BOOTSTRAP", "1");
     }
     let root_dir = workspace.join("perf-ebpf");
-    let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned());
+    // Where rustup could not provide core's sources, `cargo xtask setup` leaves a second compiler that has them.
+    let second = workspace.join("target/tools/rustc-web/usr");
+    let toolchain = if second.join("bin/rustc").exists() {
+        second.to_str().context("the workspace's path is UTF-8")?.to_owned()
+    } else {
+        env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "stable".to_owned())
+    };
     build_ebpf(
         [Package {
             name: "perf-ebpf",

@@ -321,11 +321,15 @@ impl Conn {
         same
     }
 
-    /// Whether the payload of this direction counts for nothing but its length.
+    /// Whether the payload of a call of `total` bytes counts for nothing but its length: all of it is inside a body.
     #[inline(always)]
-    pub fn skips(&self, direction: Direction) -> bool {
-        self.role != ROLE_UNKNOWN
-            && self.half[usize::from(!self.is_request(direction))].state >= State::FirstWithoutPayload as u8
+    pub fn skips(&self, direction: Direction, total: u32) -> bool {
+        if self.role == ROLE_UNKNOWN {
+            return false;
+        }
+        let half = if self.is_request(direction) { &self.half[REQUEST] } else { &self.half[RESPONSE] };
+        half.state >= State::UntilClose as u8
+            || half.state >= State::FirstWithoutPayload as u8 && half.remaining >= u64::from(total)
     }
 
     /// The peer closed, or this end did: what waits gets no response any more.

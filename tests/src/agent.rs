@@ -64,7 +64,10 @@ impl Agent {
         let mut agent = Self { running, log, address, dir, _turn: turn };
         let ready = agent.line("perf-agent is ready");
         for problem in [" failed=0", " unsupported=0"] {
-            assert!(ready.contains(problem), "not every hook works here; `perf-agent doctor` tells why: {ready}");
+            assert!(
+                ready.contains(problem),
+                "not every hook works here; `perf-agent doctor` tells why: {ready}"
+            );
         }
         let (_, listen) = ready.split_once("listen=").unwrap();
         agent.address = listen.split([' ', ',']).next().unwrap().parse().unwrap();
@@ -114,7 +117,8 @@ impl Agent {
         write!(stream, "GET {path} HTTP/1.0\r\nHost: agent\r\n{headers}\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no whole answer: {answer:?}"));
+        let (head, body) =
+            answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no whole answer: {answer:?}"));
         assert_eq!(head.split(' ').nth(1), Some("200"), "{head}");
         body.to_owned()
     }
@@ -140,7 +144,10 @@ impl Agent {
                 .filter_map(|(metric, labels, value)| {
                     let is = page.sum(metric, labels);
                     (is.to_bits() != value.to_bits()).then(|| {
-                        format!("{metric}{labels:?} is {is}, not {value}; there is\n{}", page.lines(&[metric]))
+                        format!(
+                            "{metric}{labels:?} is {is}, not {value}; there is\n{}",
+                            page.lines(&[metric])
+                        )
                     })
                 })
                 .collect();
@@ -162,8 +169,10 @@ impl Agent {
 
 /// The binary under test.
 pub fn agent_binary() -> PathBuf {
-    let named = std::env::var_os("PERF_AGENT_BIN").or_else(|| std::env::var_os("PERF_AGENT")).map(PathBuf::from);
-    let binary = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/perf-agent"));
+    let named =
+        std::env::var_os("PERF_AGENT_BIN").or_else(|| std::env::var_os("PERF_AGENT")).map(PathBuf::from);
+    let binary =
+        named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/perf-agent"));
     assert!(
         binary.is_file(),
         "no agent at {}: `cargo xtask build` makes one, PERF_AGENT_BIN names another",

@@ -20,18 +20,19 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub use agent::{Agent, Refused, agent_binary};
 pub use load::{ab, curl, endless_wrk, wrk};
-pub use nginx::Nginx;
+pub use nginx::{Counted, Nginx};
 pub use page::{Labels, Page, Sample};
 pub use proc::{Proc, bpf_loaded, comm};
 pub use wire::{Pair, listener};
 
 /// Longer than anything takes here; whoever waits for it has found a bug.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits for a condition, and fails with what it is about when it does not come true in time.
 pub fn wait_until(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
@@ -56,7 +57,9 @@ impl Running {
             });
         }
         let child = command.spawn();
-        Self(child.unwrap_or_else(|error| panic!("{command:?} does not start: {error}; `cargo xtask setup` installs what is missing")))
+        Self(child.unwrap_or_else(|error| {
+            panic!("{command:?} does not start: {error}; `cargo xtask setup` installs what is missing")
+        }))
     }
 
     pub fn pid(&self) -> u32 {
@@ -81,7 +84,9 @@ impl Drop for Running {
 /// Runs a command to its end, which must be a success; what it wrote to stdout.
 pub fn run(command: &mut Command) -> String {
     let output = command.output();
-    let output = output.unwrap_or_else(|error| panic!("{command:?} does not start: {error}; `cargo xtask setup` installs what is missing"));
+    let output = output.unwrap_or_else(|error| {
+        panic!("{command:?} does not start: {error}; `cargo xtask setup` installs what is missing")
+    });
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
@@ -89,11 +94,18 @@ pub fn run(command: &mut Command) -> String {
 }
 
 /// A port that a server can take, below the ephemeral range: only such a port is a destination of its own on the page.
+///
+/// None is given twice, so that each server is another destination.
 pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = 20_000 + (std::process::id() % 8_000) as u16;
-    (begin..32_000)
-        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        .expect("thousands of ports, and none is free")
+    loop {
+        let port = begin + NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 32_000, "thousands of ports, and none is free");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Held by one agent at a time.

@@ -61,7 +61,11 @@ pub fn ab(url: &str, requests: u64, keep_alive: bool) -> u64 {
     command.args(["-q", "-c", "16", "-n", &requests.to_string()]).args(keep_alive.then_some("-k")).arg(url);
     let report = run(&mut command);
     assert_eq!(number_after(&report, "Failed requests:"), 0, "{report}");
-    assert_eq!(number_after(&report, "Keep-Alive requests:"), if keep_alive { requests } else { 0 }, "{report}");
+    assert_eq!(
+        number_after(&report, "Keep-Alive requests:"),
+        if keep_alive { requests } else { 0 },
+        "{report}"
+    );
     number_after(&report, "Complete requests:")
 }
 
@@ -78,5 +82,9 @@ fn number_before(report: &str, words: &str) -> u64 {
 /// 0 where the words do not occur.
 fn number_after(report: &str, words: &str) -> u64 {
     let Some((_, behind)) = report.split_once(words) else { return 0 };
-    behind.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{report}"))
+    behind
+        .split_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("{report}"))
 }

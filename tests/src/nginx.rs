@@ -15,6 +15,12 @@ pub struct Nginx {
     pub port: u16,
 }
 
+/// nginx' own counters.
+pub struct Counted {
+    pub connections: u64,
+    pub requests: u64,
+}
+
 impl Nginx {
     /// `server` is the inside of its `server` block.
     pub fn start(server: &str) -> Self {
@@ -57,12 +63,12 @@ impl Nginx {
         fs::write(self.dir.path().join(name), content).unwrap();
     }
 
-    /// How many requests it has counted itself, without those that ask for it.
-    pub fn requests(&self, asked_before: u64) -> u64 {
+    /// What it has counted itself so far, this question included.
+    pub fn count(&self) -> Counted {
         let status = curl(&[&self.url("/nginx-status")]);
         let line = status.lines().nth(2).unwrap_or_else(|| panic!("no status: {status}"));
-        let all: u64 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
-        all - asked_before - 1
+        let numbers: Vec<u64> = line.split_whitespace().map(|number| number.parse().unwrap()).collect();
+        Counted { connections: numbers[0], requests: numbers[2] }
     }
 }
 

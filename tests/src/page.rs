@@ -45,7 +45,11 @@ impl Page {
             } else {
                 let sample = sample(line).with_context(at)?;
                 ensure!(family.owns(&sample), "not of {family:?}: {}", at());
-                ensure!(series.insert(line.rsplit_once(' ').with_context(at)?.0.to_owned()), "twice: {}", at());
+                ensure!(
+                    series.insert(line.rsplit_once(' ').with_context(at)?.0.to_owned()),
+                    "twice: {}",
+                    at()
+                );
                 page.samples.push(sample);
             }
         }
@@ -91,13 +95,17 @@ impl Page {
 
     /// The counters of losses that are not zero, for a message.
     pub fn losses(&self) -> Vec<String> {
-        let losses = self.samples.iter().filter(|s| s.name == "perf_agent_events_dropped_total" && s.value != 0.0);
+        let losses =
+            self.samples.iter().filter(|s| s.name == "perf_agent_events_dropped_total" && s.value != 0.0);
         losses.map(|s| format!("{}/{} {}", s.labels["probe"], s.labels["reason"], s.value)).collect()
     }
 
     /// The lines that mention one of these, for a message.
     pub fn lines(&self, words: &[&str]) -> String {
-        let lines = self.text.lines().filter(|line| !line.contains("_bucket") && words.iter().all(|w| line.contains(w)));
+        let lines = self
+            .text
+            .lines()
+            .filter(|line| !line.contains("_bucket") && words.iter().all(|w| line.contains(w)));
         lines.collect::<Vec<_>>().join("\n")
     }
 
@@ -107,7 +115,8 @@ impl Page {
             let Some(name) = sample.name.strip_suffix("_bucket") else { continue };
             let mut labels = sample.labels.clone();
             let bound: f64 = labels.remove("le").context("a bucket without le")?.parse()?;
-            let (before, below) = last.insert((name.to_owned(), labels), (bound, sample.value)).unwrap_or((0.0, 0.0));
+            let (before, below) =
+                last.insert((name.to_owned(), labels), (bound, sample.value)).unwrap_or((0.0, 0.0));
             ensure!(bound > before && sample.value >= below, "buckets do not ascend: {sample:?}");
         }
         for ((name, labels), (bound, all)) in last {
@@ -138,9 +147,8 @@ struct Family {
 impl Family {
     fn owns(&self, sample: &Sample) -> bool {
         match (sample.name.strip_prefix(&self.name), self.kind.as_str()) {
-            (Some(""), "counter" | "gauge") => true,
+            (Some(""), "counter" | "gauge") | (Some("_sum" | "_count"), "histogram") => true,
             (Some("_bucket"), "histogram") => sample.labels.contains_key("le"),
-            (Some("_sum" | "_count"), "histogram") => true,
             _ => false,
         }
     }
@@ -197,6 +205,7 @@ fn quoted(text: &str) -> Result<(String, &str)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "small whole numbers and halves are exact")]
 mod tests {
     use super::*;
 

@@ -35,13 +35,17 @@ impl Proc {
         let infos = fs::read_dir(self.0.join("fdinfo")).unwrap();
         // A descriptor may be closed while the list is read.
         let texts = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-        texts.filter_map(|text| text.lines().find_map(|line| line.strip_prefix(&wanted)?.trim().parse().ok())).collect()
+        texts
+            .filter_map(|text| text.lines().find_map(|line| line.strip_prefix(&wanted)?.trim().parse().ok()))
+            .collect()
     }
 
     fn status(&self, key: &str) -> f64 {
         let text = self.read("status");
         let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        line.and_then(|line| line.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
+        line.and_then(|line| line.split_whitespace().next())
+            .and_then(|n| n.parse().ok())
+            .unwrap_or_else(|| panic!("no {key} in {text}"))
     }
 
     fn read(&self, file: &str) -> String {

@@ -1,5 +1,7 @@
 //! The agent itself, under load and under attack: what it leaves behind, what it admits to have lost, what it survives.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
+#![allow(clippy::print_stdout, reason = "how near the numbers are is worth seeing")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +11,9 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use live_tests::{Agent, Nginx, PATIENCE, Pair, Proc, Running, ab, bpf_loaded, curl, endless_wrk, listener, wait_until, wrk};
+use live_tests::{
+    Agent, Nginx, PATIENCE, Pair, Proc, Running, ab, bpf_loaded, curl, endless_wrk, listener, wait_until, wrk,
+};
 
 const KINDS: [&str; 3] = ["prog", "map", "link"];
 const SERVER: &str = "location / { return 200 'ok'; }";
@@ -23,15 +27,23 @@ fn killed_twenty_times_under_load_it_leaves_nothing_in_the_kernel() {
     for round in 1..=20 {
         let objects = KINDS.map(|kind| (kind, Proc::of(agent.pid()).bpf_ids(kind)));
         for (kind, ids) in &objects {
-            assert!(ids.len() >= 5, "the agent holds only {} of kind {kind}; does /proc/PID/fdinfo tell?", ids.len());
+            assert!(
+                ids.len() >= 5,
+                "the agent holds only {} of kind {kind}; does /proc/PID/fdinfo tell?",
+                ids.len()
+            );
             assert!(ids.is_subset(&bpf_loaded(kind)), "fdinfo and the kernel do not agree on {kind} ids");
         }
-        wait_until("it measures", PATIENCE, || agent.page().sum("http_requests_total", &[("service", "nginx")]) > 0.0);
+        wait_until("it measures", PATIENCE, || {
+            agent.page().sum("http_requests_total", &[("service", "nginx")]) > 0.0
+        });
         // The next one starts while the kernel still takes the old one's objects away, as after a crash.
         agent = agent.killed_and_again();
-        wait_until(&format!("all objects of the one killed in round {round} are gone"), Duration::from_secs(2), || {
-            objects.iter().all(|(kind, ids)| ids.is_disjoint(&bpf_loaded(kind)))
-        });
+        wait_until(
+            &format!("all objects of the one killed in round {round} are gone"),
+            Duration::from_secs(2),
+            || objects.iter().all(|(kind, ids)| ids.is_disjoint(&bpf_loaded(kind))),
+        );
         assert_eq!(pins(), pinned, "something is pinned");
     }
 }
@@ -76,7 +88,9 @@ fn what_was_seen_is_recorded_or_dropped_by_name() {
     ab(&nginx.url("/b"), 2_000, false);
     // Ends in the middle of its requests.
     let load = endless_wrk(&nginx.url("/c"));
-    wait_until("it is under way", PATIENCE, || agent.page().sum("http_requests_total", &[("route", "/c")]) > 10_000.0);
+    wait_until("it is under way", PATIENCE, || {
+        agent.page().sum("http_requests_total", &[("route", "/c")]) > 10_000.0
+    });
     drop(load);
     let (listener, _) = listener();
     let mut pair = Pair::open(&listener);
@@ -86,13 +100,14 @@ fn what_was_seen_is_recorded_or_dropped_by_name() {
         agent.expect_no_loss(probe);
     }
     let page = agent.page();
-    let dropped = |reason| page.sum("perf_agent_events_dropped_total", &[("probe", "http"), ("reason", reason)]);
+    let dropped =
+        |reason| page.sum("perf_agent_events_dropped_total", &[("probe", "http"), ("reason", reason)]);
     assert_eq!(dropped("pipeline_depth"), 24.0);
     // Of the twenty, eight at each end waited for an answer.
     assert!(dropped("no_response") >= 16.0, "{:?}", page.losses());
     // Switches never rest: a scrape reads counters that move. What leaks would stay, and grow.
     let open: Vec<f64> = (0..20).map(|_| agent.page().unaccounted("sched")).collect();
-    assert!(open.iter().any(|open| *open == 0.0), "{open:?}");
+    assert!(open.contains(&0.0), "{open:?}");
 }
 
 #[test]
@@ -104,7 +119,11 @@ fn the_page_is_what_prometheus_expects() {
     let page = agent.page();
 
     let mut promtool = Running::spawn(
-        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()),
+        Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
     );
     promtool.0.stdin.take().unwrap().write_all(page.text.as_bytes()).unwrap();
     let (mut said, mut complained) = (String::new(), String::new());
@@ -142,7 +161,10 @@ fn every_sample_of_a_workload_names_it() {
             _ => vec![],
         };
         for label in more {
-            assert!(sample.labels.get(label).is_some_and(|value| !value.is_empty()), "{label} is missing: {sample:?}");
+            assert!(
+                sample.labels.get(label).is_some_and(|value| !value.is_empty()),
+                "{label} is missing: {sample:?}"
+            );
         }
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
@@ -167,7 +189,11 @@ fn hostile_bytes_harm_nobody() {
     let page = agent.expect("http_requests_total", &[("route", "/good-too"), ("status", "200")], 1.0);
     for sample in page.samples.iter().filter(|sample| sample.name.starts_with("http_")) {
         let method = &sample.labels["method"];
-        assert!(["GET", "POST", "HEAD", "PUT", "_OTHER", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"].contains(&method.as_str()), "{sample:?}");
+        assert!(
+            ["GET", "POST", "HEAD", "PUT", "_OTHER", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"]
+                .contains(&method.as_str()),
+            "{sample:?}"
+        );
     }
     agent.expect_no_loss("http");
     let grown = Proc::of(agent.pid()).resident() - before;
@@ -228,8 +254,8 @@ impl Noise {
             b"GET /\x00\xff\x80 HTTP/1.1\r\n: \r\n\r\n",
         ];
         let mut message: Vec<u8> = match self.below(4) {
-            0 => (0..1 + self.below(2000)).map(|_| self.next() as u8).collect(),
-            _ => (0..1 + self.below(4)).flat_map(|_| NEARLY[self.below(NEARLY.len())]).copied().collect(),
+            0 => (0..=self.below(2000)).map(|_| self.next() as u8).collect(),
+            _ => (0..=self.below(4)).flat_map(|_| NEARLY[self.below(NEARLY.len())]).copied().collect(),
         };
         for _ in 0..self.below(4) {
             let at = self.below(message.len());

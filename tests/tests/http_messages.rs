@@ -3,6 +3,7 @@
 //!
 //! The test holds both ends of each connection, so it knows to the byte what every call moved.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -53,7 +54,10 @@ impl Ledger {
         let client: Vec<_> = client
             .into_iter()
             .map(|((method, status), count)| {
-                (vec![("destination", self.destination.as_str()), ("method", method), ("status", status)], count)
+                (
+                    vec![("destination", self.destination.as_str()), ("method", method), ("status", status)],
+                    count,
+                )
             })
             .collect();
         for (labels, count) in &client {
@@ -157,7 +161,10 @@ fn gathered_writes_are_read_across_their_pieces() {
                 // The kernel takes 1024 pieces at most; these messages have fewer bytes.
                 let mut pair = ledger.pair();
                 for _ in 0..2 {
-                    pair.gather(&request.chunks(size).collect::<Vec<_>>(), &response.chunks(size).collect::<Vec<_>>());
+                    pair.gather(
+                        &request.chunks(size).collect::<Vec<_>>(),
+                        &response.chunks(size).collect::<Vec<_>>(),
+                    );
                     ledger.expect(method, route(request), status);
                 }
             }
@@ -241,7 +248,12 @@ fn a_client_that_is_done_sending_still_gets_its_answer_counted() {
         &[("service", &server), ("route", "/half-closed"), ("status", "200")],
         1.0,
     );
-    assert_eq!(page.sum("http_client_requests_total", &[("destination", &ledger.destination)]), 1.0, "{:?}", page.losses());
+    assert_eq!(
+        page.sum("http_client_requests_total", &[("destination", &ledger.destination)]),
+        1.0,
+        "{:?}",
+        page.losses()
+    );
     ledger.expect("GET", "/half-closed", 200);
     ledger.settle(&[]);
 }
@@ -250,7 +262,8 @@ fn a_client_that_is_done_sending_still_gets_its_answer_counted() {
 fn eight_pipelined_requests_are_exact_and_of_twenty_twelve_are_dropped_by_name() {
     let mut ledger = Ledger::open();
     let paths: Vec<String> = (0..20).map(|n| format!("/pipeline/{}", char::from(b'a' + n))).collect();
-    let requests: Vec<Vec<u8>> = paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into()).collect();
+    let requests: Vec<Vec<u8>> =
+        paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").into()).collect();
     let mut pair = ledger.pair();
     // In one call, in a call each, and cut where no message ends.
     let eight = requests[..8].concat();
@@ -278,9 +291,10 @@ fn eight_pipelined_requests_are_exact_and_of_twenty_twelve_are_dropped_by_name()
 fn a_large_head_is_read_to_its_end() {
     let mut ledger = Ledger::open();
     let cookie = "session=".to_owned() + &"0123456789abcdef".repeat(256);
-    let request = format!("GET /cookies HTTP/1.1\r\nCookie: {cookie}\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let request =
+        format!("GET /cookies HTTP/1.1\r\nCookie: {cookie}\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
     let response = format!("HTTP/1.1 200 OK\r\nSet-Cookie: {cookie}\r\nContent-Length: 2\r\n\r\nok");
-    let many: String = (0..60).map(|n| format!("X-Header-{n}: {}\r\n", "v".repeat(60))).collect();
+    let many = (0..60).map(|n| format!("X-Header-{n}: {}\r\n", "v".repeat(60))).collect::<Vec<_>>().concat();
     let second = format!("POST /many-headers HTTP/1.1\r\n{many}Content-Length: 5\r\n\r\nhello");
     let third = format!("HTTP/1.1 201 Created\r\n{many}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     for reads in [65_536, 1000, 512, 100] {

@@ -1,5 +1,6 @@
 //! HTTP, in seconds: the latencies that the agent reports are those that the programs themselves measure.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "how near the numbers are is worth seeing")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +21,8 @@ fn latencies_are_those_that_client_and_server_measure_themselves() {
         // A server each: on the client's side paths are told apart by destination.
         let (listener, destination) = listener();
         let route = format!("/delay-{delay}-ms");
-        let Measured { client, server } = measure(&listener, &route, Duration::from_millis(delay), requests / connections, connections);
+        let Measured { client, server } =
+            measure(&listener, &route, Duration::from_millis(delay), requests / connections, connections);
         let count = requests as f64;
         let labels = [("route", route.as_str())];
         let destination = [("destination", destination.as_str())];
@@ -28,24 +30,31 @@ fn latencies_are_those_that_client_and_server_measure_themselves() {
             ("http_request_duration_seconds_count", &labels, count),
             ("http_client_request_duration_seconds_count", &destination, count),
         ]);
-        for (histogram, labels, truth) in [
-            ("http_request_duration_seconds", &labels, server),
-            ("http_client_request_duration_seconds", &destination, client),
+        // The client knows to the call. The server cannot see how long a request waited for it to read, which the agent
+        // counts; so the truth lies between its own clock and its client's.
+        for (histogram, labels, least, most) in [
+            ("http_request_duration_seconds", &labels, &server, &client),
+            ("http_client_request_duration_seconds", &destination, &client, &client),
         ] {
             for q in [0.5, 0.99] {
                 let reported = index((page.quantile(histogram, labels, q) * 1e9).round() as u64);
-                let own = index(truth[(q * (count - 1.0)) as usize].as_nanos() as u64);
+                let step = |truth: &[Duration]| index(truth[(q * (count - 1.0)) as usize].as_nanos() as u64);
+                let (least, most) = (step(least), step(most));
                 assert!(
-                    reported.abs_diff(own) <= 1,
-                    "{histogram} {labels:?}: q{q} is in the step up to {} ns, by the program's own clock up to {} ns",
+                    reported + 1 >= least && reported <= most + 1,
+                    "{histogram} {labels:?}: q{q} is in the step up to {} ns, by the programs' own clocks up to {} or {} ns",
                     BOUNDS_NS[reported],
-                    BOUNDS_NS[own]
+                    BOUNDS_NS[least],
+                    BOUNDS_NS[most]
                 );
             }
             let sum = page.sum(&format!("{histogram}_sum"), labels);
-            let own = truth.iter().sum::<Duration>().as_secs_f64();
-            println!("{histogram} {delay} ms: {sum:.6} s reported, {own:.6} s measured, off by {:+.3} %", (sum / own - 1.0) * 100.0);
-            assert!((sum / own - 1.0).abs() < 0.02, "{histogram} {labels:?}: the sum is {sum} s, by the program's own clock {own} s");
+            let (least, most) = (total(least), total(most));
+            println!("{histogram} {delay} ms: {sum:.6} s reported, {least:.6} to {most:.6} s measured");
+            assert!(
+                sum > least * 0.98 && sum < most * 1.02,
+                "{histogram} {labels:?}: {sum} s, not {least} to {most} s"
+            );
         }
     }
     assert_eq!(agent.page().losses(), [""; 0]);
@@ -57,7 +66,13 @@ struct Measured {
     server: Vec<Duration>,
 }
 
-fn measure(listener: &TcpListener, route: &str, delay: Duration, requests: usize, connections: usize) -> Measured {
+fn measure(
+    listener: &TcpListener,
+    route: &str,
+    delay: Duration,
+    requests: usize,
+    connections: usize,
+) -> Measured {
     let address = listener.local_addr().unwrap();
     thread::scope(|scope| {
         let mut clients = Vec::new();
@@ -103,6 +118,10 @@ fn ask(mut stream: &TcpStream, route: &str, requests: usize) -> Vec<Duration> {
         begin.elapsed()
     };
     (0..requests).map(one).collect()
+}
+
+fn total(durations: &[Duration]) -> f64 {
+    durations.iter().sum::<Duration>().as_secs_f64()
 }
 
 fn sorted(threads: Vec<ScopedJoinHandle<'_, Vec<Duration>>>) -> Vec<Duration> {

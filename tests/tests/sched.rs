@@ -1,5 +1,6 @@
 //! The scheduler: waiting, running and switching, as the kernel's own accounts of each process have them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "how near the numbers are is worth seeing")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
@@ -46,7 +47,12 @@ fn a_task_that_never_stops_running_is_counted_while_it_runs() {
     for _ in 0..10 {
         sleep(SPAN / 10);
         let now = account();
-        assert!(now.0 > before.0, "nothing was added in {:?}, though the kernel counted {} s", SPAN / 10, now.1 - before.1);
+        assert!(
+            now.0 > before.0,
+            "nothing was added in {:?}, though the kernel counted {} s",
+            SPAN / 10,
+            now.1 - before.1
+        );
         before = now;
     }
     assert_near("CPU time", before.0 - begin.0, before.1 - begin.1);
@@ -60,12 +66,17 @@ fn switches_are_counted_to_the_switch() {
     // At both ends it blocks reading its input, so what is counted stands still while it is compared.
     let account = |napper: &Traffic| {
         let process = Proc::of(napper.process.pid());
-        let count = |page: &Page, kind| page.sum("sched_context_switches_total", &[("service", "lt-napper"), ("kind", kind)]);
+        let count = |page: &Page, kind| {
+            page.sum("sched_context_switches_total", &[("service", "lt-napper"), ("kind", kind)])
+        };
         let mut last = (process.switches(), agent.page());
         let end = Instant::now() + Duration::from_secs(5);
         loop {
             let now = (process.switches(), agent.page());
-            let still = now.0 == last.0 && ["voluntary", "involuntary"].iter().all(|kind| count(&now.1, kind).to_bits() == count(&last.1, kind).to_bits());
+            let still = now.0 == last.0
+                && ["voluntary", "involuntary"]
+                    .iter()
+                    .all(|kind| count(&now.1, kind).to_bits() == count(&last.1, kind).to_bits());
             if still {
                 return (now.0, (count(&now.1, "voluntary"), count(&now.1, "involuntary")));
             }
@@ -84,8 +95,14 @@ fn switches_are_counted_to_the_switch() {
 }
 
 fn assert_near(what: &str, reported: f64, kernel: f64) {
-    println!("{what}: {reported:.6} s reported, {kernel:.6} s by the kernel, off by {:+.3} %", (reported / kernel - 1.0) * 100.0);
-    assert!((reported / kernel - 1.0).abs() < 0.02, "{what}: {reported} s reported, {kernel} s by the kernel");
+    println!(
+        "{what}: {reported:.6} s reported, {kernel:.6} s by the kernel, off by {:+.3} %",
+        (reported / kernel - 1.0) * 100.0
+    );
+    assert!(
+        (reported / kernel - 1.0).abs() < 0.02,
+        "{what}: {reported} s reported, {kernel} s by the kernel"
+    );
 }
 
 /// The `traffic` helper under a name of its own.
@@ -98,7 +115,8 @@ struct Traffic {
 impl Traffic {
     fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_traffic"));
-        let mut process = Running::spawn(command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let mut process =
+            Running::spawn(command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()));
         let input = process.0.stdin.take().unwrap();
         let output = BufReader::new(process.0.stdout.take().unwrap());
         let mut traffic = Self { process, input, output };

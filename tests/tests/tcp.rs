@@ -1,5 +1,6 @@
 //! TCP: connections as the kernel's own counters and the test's own sockets have them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -64,19 +65,39 @@ fn open_connections_are_a_gauge_that_knows_those_from_before() {
     let service = comm();
     let client: Labels<'_> = &[("service", &service), ("destination", &destination)];
     let server: Labels<'_> = &[("service", &service), ("destination", "loopback")];
-    let both = |open: usize| agent.expect_all(&[("tcp_connections", client, open as f64), ("tcp_connections", server, open as f64)]);
+    let both = |open: usize| {
+        agent
+            .expect_all(&[("tcp_connections", client, open as f64), ("tcp_connections", server, open as f64)])
+    };
     both(2 * HALF);
     // Some of each kind, then all.
     before.truncate(HALF - 50);
     after.truncate(HALF - 30);
     both(2 * HALF - 80);
     // Closed by one end only: there until that one's peer closes as well.
-    let lingering: Vec<_> = after.drain(..20).map(|(client, server)| { drop(client); server }).collect();
-    agent.expect_all(&[("tcp_connections", client, (2 * HALF - 100) as f64), ("tcp_connections", server, (2 * HALF - 80) as f64)]);
+    let lingering: Vec<_> = after
+        .drain(..20)
+        .map(|(client, server)| {
+            drop(client);
+            server
+        })
+        .collect();
+    agent.expect_all(&[
+        ("tcp_connections", client, (2 * HALF - 100) as f64),
+        ("tcp_connections", server, (2 * HALF - 80) as f64),
+    ]);
     drop((before, after, lingering));
     let page = both(0);
-    assert_eq!(page.sum("tcp_connects_total", client), HALF as f64, "those from before were not opened again");
-    assert_eq!(page.sum("tcp_connection_duration_seconds_count", client), HALF as f64, "and their age is not known");
+    assert_eq!(
+        page.sum("tcp_connects_total", client),
+        HALF as f64,
+        "those from before were not opened again"
+    );
+    assert_eq!(
+        page.sum("tcp_connection_duration_seconds_count", client),
+        HALF as f64,
+        "and their age is not known"
+    );
 }
 
 #[test]
@@ -112,10 +133,18 @@ fn resets_are_counted_by_who_sent_them() {
     }
     let service = comm();
     agent.expect_all(&[
-        ("tcp_resets_total", &[("service", &service), ("destination", "loopback"), ("direction", "received")], RESETS as f64),
+        (
+            "tcp_resets_total",
+            &[("service", &service), ("destination", "loopback"), ("direction", "received")],
+            RESETS as f64,
+        ),
         ("tcp_connections", &[("service", &service), ("destination", "loopback")], 0.0),
         ("tcp_connections", &[("service", &service), ("destination", &destination)], 0.0),
-        ("tcp_connection_duration_seconds_count", &[("service", &service), ("destination", &destination)], RESETS as f64),
+        (
+            "tcp_connection_duration_seconds_count",
+            &[("service", &service), ("destination", &destination)],
+            RESETS as f64,
+        ),
     ]);
 }
 
@@ -158,7 +187,9 @@ fn retransmits_of_an_open_connection_are_counted() {
         // From here on the other end answers nothing.
         spaces.lose_far_address();
         client.write_all(b"is anybody there?").unwrap();
-        wait_until("the kernel sends it again", Duration::from_secs(10), || kernel_retransmits() - before >= 3.0);
+        wait_until("the kernel sends it again", Duration::from_secs(10), || {
+            kernel_retransmits() - before >= 3.0
+        });
         // A reset is lost as well, but it stops the timer, so that the counters stand still.
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop((client, server));
@@ -224,7 +255,15 @@ fn inside<T: Send>(space: &str, work: impl FnOnce() -> T + Send) -> T {
         let entered = unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) };
         assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
     };
-    thread::scope(|scope| scope.spawn(|| { enter(); work() }).join().unwrap())
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                enter();
+                work()
+            })
+            .join()
+            .unwrap()
+    })
 }
 
 /// How often a SYN is sent again.
@@ -232,7 +271,13 @@ fn set_syn_retries(socket: &Socket, retries: libc::c_int) {
     // SAFETY: a live descriptor, and a pointer to an int with its size.
     let set = unsafe {
         let size = size_of_val(&retries) as libc::socklen_t;
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, (&raw const retries).cast(), size)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SYNCNT,
+            (&raw const retries).cast(),
+            size,
+        )
     };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }

@@ -41,23 +41,16 @@ Examples:
 
 All that is installed for this tree alone lies in target/tools and target/vm; deleting target/ undoes it.";
 
+// The commands with arguments are described at their `Args`: a comment here would replace the longer one there.
 #[derive(Subcommand)]
 enum Command {
-    /// Install what building and testing need: rust-src, bpf-linker, Debian packages.
     Setup(setup::Args),
-    /// Compile the BPF programs and the agent, and check that no BPF program can panic.
     Build(build::Args),
-    /// Build and start the agent; Ctrl-C stops it.
     Run(run::Args),
-    /// Run the agent next to an nginx under load and show the latencies it measures.
     Demo(demo::Args),
-    /// Run every check and test; the last line counts them.
     Test(test::Args),
-    /// Boot Debian kernels under qemu and check there which hooks attach and that counts are exact.
     Vm(vm::Args),
-    /// Measure what the agent costs.
     Bench(bench::Args),
-    /// Run the fuzz targets for a while.
     Fuzz(fuzz::Args),
     /// Formatting, clippy for the host and for the BPF target, and `tidy`.
     Lint,

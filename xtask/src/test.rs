@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::{cargo, command, output, root, target, which};
+use crate::test::tally::Harness;
 pub(crate) use crate::test::tally::Tally;
 use crate::{build, fuzz, lint, setup, tidy, vm};
 
@@ -123,42 +124,37 @@ fn bpf_clippy() -> Result<Tally> {
 
 fn unit_tests(filter: Option<&str>) -> Result<Tally> {
     let packages = ["--workspace", "--exclude", "perf-ebpf", "--exclude", "live-tests"];
-    if which("cargo-nextest").is_some() {
-        return counted(
-            cargo(&["nextest", "run", "--no-fail-fast", "--no-tests=pass"]).args(packages).args(filter),
-        );
-    }
-    counted(cargo(&["test", "--no-fail-fast", "--bins", "--lib", "--tests"]).args(packages).args(filter))
+    let harness = harness();
+    let arguments: &[&str] = match harness {
+        Harness::Nextest => &["nextest", "run", "--no-fail-fast", "--no-tests=pass"],
+        Harness::Cargo => &["test", "--no-fail-fast", "--bins", "--lib", "--tests"],
+    };
+    counted(harness, cargo(arguments).args(packages).args(filter))
 }
 
 fn doc_tests() -> Result<Tally> {
-    counted(&mut cargo(&["test", "--doc", "--package", "perf-common"]))
+    counted(Harness::Cargo, &mut cargo(&["test", "--doc", "--package", "perf-common"]))
 }
 
 /// Against the running kernel, one at a time: each has an agent of its own, which sees what the others do.
 fn live_tests(filter: Option<&str>) -> Result<Tally> {
-    let mut cargo = if which("cargo-nextest").is_some() {
-        cargo(&[
-            "nextest",
-            "run",
-            "--no-fail-fast",
-            "--no-tests=pass",
-            "--package",
-            "live-tests",
-            "--no-capture",
-        ])
-    } else {
-        cargo(&["test", "--no-fail-fast", "--package", "live-tests"])
+    let harness = harness();
+    let (before, after): (&[&str], &[&str]) = match harness {
+        // Not capturing, it also runs them one by one.
+        Harness::Nextest => (&["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--no-capture"], &[]),
+        Harness::Cargo => (&["test", "--no-fail-fast"], &["--", "--test-threads=1", "--nocapture"]),
     };
-    cargo.args(filter);
-    if which("cargo-nextest").is_none() {
-        cargo.args(["--", "--test-threads=1", "--nocapture"]);
-    }
-    counted(cargo.env("PERF_AGENT", target().join("release/perf-agent")))
+    let mut cargo = cargo(before);
+    cargo.args(["--package", "live-tests"]).args(filter).args(after);
+    counted(harness, cargo.env("PERF_AGENT", target().join("release/perf-agent")))
+}
+
+fn harness() -> Harness {
+    if which("cargo-nextest").is_some() { Harness::Nextest } else { Harness::Cargo }
 }
 
 /// Runs the tests, shows what they say, and counts by what the harness sums up.
-fn counted(command: &mut Command) -> Result<Tally> {
+fn counted(harness: Harness, command: &mut Command) -> Result<Tally> {
     // One pipe for both, in order: nextest sums up on stderr, `cargo test` on stdout.
     let (reader, writer) = std::io::pipe().context("no pipe")?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
@@ -171,7 +167,7 @@ fn counted(command: &mut Command) -> Result<Tally> {
         let line = String::from_utf8_lossy(&line);
         writeln!(std::io::stdout(), "{line}")?;
         said += usize::from(line.starts_with("SKIPPED "));
-        tally += Tally::of_line(&line);
+        tally += Tally::of_line(harness, &line);
     }
     // A test that says it cannot run here has returned, and so the harness counts it as passed.
     tally.passed = tally.passed.saturating_sub(said);

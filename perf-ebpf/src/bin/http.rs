@@ -115,7 +115,6 @@ struct Work {
     call: Call,
     payload: Payload,
     pass: Pass,
-    key: HttpKey,
     sample: RouteSample,
 }
 
@@ -165,7 +164,7 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     let work = unsafe { &mut *work };
     work.sk = sk.key();
     work.call = Call { direction: Direction::Sent, total: length as u32, done: 0, begin, now };
-    if !conn.skips(Direction::Sent) {
+    if !conn.skips(Direction::Sent, length as u32) {
         work.payload = Payload::of(who::current(task_at), get(&REGS), Direction::Sent, length as u32);
     }
     if advance(sk, conn, work) {
@@ -210,7 +209,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     let begin = if arrived == 0 { now } else { arrived };
     work.sk = sk.key();
     work.call = Call { direction: Direction::Received, total: length as u32, done: 0, begin, now };
-    if !conn.skips(Direction::Received) {
+    if !conn.skips(Direction::Received, length as u32) {
         work.payload = if flags & MSG_TRUNC != 0 {
             Payload::NONE
         } else {
@@ -278,7 +277,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     }
     work.sk = sk.key();
     work.call = Call { direction: syscall.direction, total: length as u32, done: 0, begin, now };
-    if !conn.skips(syscall.direction) {
+    if !conn.skips(syscall.direction, length as u32) {
         work.payload = Payload::of_call(regs, regs_at, &syscall, length as u32);
     }
     if advance(sk, conn, work) {
@@ -358,6 +357,10 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(conn) = conn(sk, false) else { return 0 };
+    if state == TCP_FIN_WAIT1 && conn.role == ROLE_CLIENT {
+        // Done with sending, not with receiving.
+        return 0;
+    }
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; the state machine does not touch it when a connection ends.
     let work = unsafe { &mut *work };
@@ -519,15 +522,10 @@ impl Io for Kernel<'_> {
     #[inline(always)]
     fn record(&mut self, conn: &Conn, exchange: &Exchange) {
         let server = conn.role == ROLE_SERVER;
-        self.work.key = HttpKey {
-            workload: conn.workload,
-            route_or_peer: if server { exchange.route } else { conn.peer },
-            status: exchange.status,
-            method: exchange.method,
-            role: if server { ROLE_SERVER } else { ROLE_CLIENT },
-            pad: 0,
-        };
-        record(exchange.end.saturating_sub(exchange.start));
+        let role = if server { ROLE_SERVER } else { ROLE_CLIENT };
+        let route_or_peer = if server { exchange.route } else { conn.peer };
+        let rest = u64::from(exchange.status) | u64::from(exchange.method) << 16 | u64::from(role) << 24;
+        record(conn.workload, route_or_peer, rest, exchange.end.saturating_sub(exchange.start));
     }
 
     #[inline(always)]

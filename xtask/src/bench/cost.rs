@@ -49,8 +49,8 @@ pub(super) struct Scrape {
 }
 
 pub(super) fn measure(binary: &Path, site: &Site, slot: Duration, stop: &AtomicBool) -> Result<Cost> {
-    let (others, old_maps) = (kernel::program_ids()?, kernel::maps()?);
     let mut agent = Agent::start(binary, None, stop)?;
+    let own = kernel::program_ids_of(agent.process.pid())?;
     let clock = Clock::of_process(agent.process.pid())?;
 
     let begun = clock.now()?;
@@ -62,17 +62,16 @@ pub(super) fn measure(binary: &Path, site: &Site, slot: Duration, stop: &AtomicB
     let (begun, start) = (clock.now()?, Instant::now());
     let requests = site.keep_alive(slot, stop)?;
     let (used, lasted) = (clock.now()?.saturating_sub(begun), start.elapsed());
-    let in_programs: Duration = programs(&others)?.values().map(|program| program.time).sum();
+    let in_programs: Duration = programs(&own)?.values().map(|program| program.time).sum();
     // The hooks on connections have hardly run so far.
     site.connections(slot / 2, stop)?;
     drop(statistics);
 
-    let mut programs: Vec<Program> = programs(&others)?.into_values().collect();
+    let mut programs: Vec<Program> = programs(&own)?.into_values().collect();
     programs.sort_by_key(|program| std::cmp::Reverse(program.time));
-    let scrape = scrapes(&agent.address, &clock)?;
+    let scrape = scrapes(&agent.address, clock)?;
     let resident_bytes = resident(agent.process.pid())?;
-    let new_maps: Vec<u64> =
-        kernel::maps()?.into_iter().filter(|(id, _)| !old_maps.contains_key(id)).map(|(_, b)| b).collect();
+    let maps = kernel::maps_of(&own)?;
     agent.process.stop()?;
     Ok(Cost {
         programs,
@@ -82,14 +81,14 @@ pub(super) fn measure(binary: &Path, site: &Site, slot: Duration, stop: &AtomicB
         cpu_loaded: used.as_secs_f64() / lasted.as_secs_f64(),
         scrape,
         resident_bytes,
-        map_bytes: new_maps.iter().sum(),
-        maps: new_maps.len(),
+        map_bytes: maps.values().sum(),
+        maps: maps.len(),
     })
 }
 
-/// What the programs have cost that were not there before, by id.
-fn programs(others: &BTreeSet<u32>) -> Result<BTreeMap<u32, Program>> {
-    let mine = kernel::programs()?.into_iter().filter(|(id, _)| !others.contains(id));
+/// What these programs have cost, by id.
+fn programs(own: &BTreeSet<u32>) -> Result<BTreeMap<u32, Program>> {
+    let mine = kernel::programs()?.into_iter().filter(|(id, _)| own.contains(id));
     let cost = mine.map(|(id, info)| {
         let program = Program {
             name: info.name_as_str().unwrap_or("?").to_owned(),
@@ -102,7 +101,7 @@ fn programs(others: &BTreeSet<u32>) -> Result<BTreeMap<u32, Program>> {
     Ok(cost.collect())
 }
 
-fn scrapes(address: &str, clock: &Clock) -> Result<Scrape> {
+fn scrapes(address: &str, clock: Clock) -> Result<Scrape> {
     const TIMES: u32 = 10;
     let series = scrape::samples(&scrape::get(address, "/metrics")?).count();
     let (begun, start) = (clock.now()?, Instant::now());

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use anyhow::{Context as _, Result};
-use aya::maps::loaded_maps;
+use aya::maps::MapInfo;
 use aya::programs::{ProgramInfo, ProgramType, loaded_programs};
 
 /// Program types that run on what other programs do. systemd's cgroup filters, which many hosts have, do not count.
@@ -47,17 +47,20 @@ pub(super) fn program_ids_of(pid: u32) -> Result<BTreeSet<u32>> {
     Ok(ids)
 }
 
-/// The bytes of each loaded map as the kernel accounts for them, by id.
-pub(super) fn maps() -> Result<BTreeMap<u32, u64>> {
+/// The maps that some programs use, with their bytes as the kernel accounts for them, by id.
+pub(super) fn maps_of(programs: &BTreeSet<u32>) -> Result<BTreeMap<u32, u64>> {
+    let mut used = BTreeSet::new();
+    for (_, info) in self::programs()?.into_iter().filter(|(id, _)| programs.contains(id)) {
+        used.extend(info.map_ids()?.unwrap_or_default());
+    }
     let mut maps = BTreeMap::new();
-    // As above, one may go away meanwhile.
-    for info in loaded_maps().filter_map(Result::ok) {
-        let Ok(fd) = info.fd() else { continue };
-        let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    for id in used {
+        let map = MapInfo::from_id(id)?.fd()?;
+        let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
         let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
         let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
         let bytes = bytes.and_then(|bytes| bytes.trim().parse().ok());
-        maps.insert(info.id(), bytes.with_context(|| format!("{path} tells no memlock"))?);
+        maps.insert(id, bytes.with_context(|| format!("{path} tells no memlock"))?);
     }
     Ok(maps)
 }

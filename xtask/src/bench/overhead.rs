@@ -1,12 +1,13 @@
 //! Rates with the agent over rates without it, measured in turns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use aya::programs::ProgramInfo;
 
 use crate::bench::pairs::{Pair, Slot};
 use crate::bench::report::Report;
@@ -52,7 +53,7 @@ pub(super) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask bench overhead                       some 5 minutes
+  cargo xtask bench overhead                       some 5 minutes, on a quiet machine
   cargo xtask bench overhead --pairs 3             a first look, some 2 minutes
   cargo xtask bench overhead --split --json a.json which probe costs what, for comparing later
   cargo xtask bench overhead --agent ./perf-agent  an agent that was built elsewhere";
@@ -76,10 +77,11 @@ pub(super) fn main(args: &Args) -> Result<()> {
     };
     let subjects = subjects(args, &agent, &dir)?;
     let load_before = report::load_average()?;
+    let others = settled(&stop)?;
     let bench = Bench {
         pairs: args.pairs,
         slot: Duration::from_secs(args.seconds),
-        others: settled(&stop)?,
+        others: others.keys().copied().collect(),
         stop: &stop,
     };
     let site = Site::start(&dir)?;
@@ -93,7 +95,14 @@ pub(super) fn main(args: &Args) -> Result<()> {
     bench.quiet(&BTreeSet::new())?;
     eprintln!("statistics of the BPF programs");
     let cost = cost::measure(&agent, &site, bench.slot, &stop)?;
-    let report = Report { agent, load_before, load_after: report::load_average()?, measured: all, cost };
+    let report = Report {
+        agent,
+        others: others.values().map(|info| info.name_as_str().unwrap_or("?").to_owned()).collect(),
+        load_before,
+        load_after: report::load_average()?,
+        measured: all,
+        cost,
+    };
     report.print();
     if let Some(path) = &args.json {
         std::fs::write(path, report.json()).with_context(|| format!("writing {}", path.display()))?;
@@ -240,15 +249,11 @@ impl Series {
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The tracing programs of others that stay; at best there are none.
-fn settled(stop: &AtomicBool) -> Result<BTreeSet<u32>> {
+fn settled(stop: &AtomicBool) -> Result<BTreeMap<u32, ProgramInfo>> {
     let start = Instant::now();
     loop {
-        let programs = kernel::program_ids()?;
-        if programs.is_empty() {
-            return Ok(programs);
-        }
-        if start.elapsed() > PATIENCE || stop.load(Ordering::Relaxed) {
-            eprintln!("{} BPF programs of others are loaded, and are in every slot", programs.len());
+        let programs = kernel::programs()?;
+        if programs.is_empty() || start.elapsed() > PATIENCE || stop.load(Ordering::Relaxed) {
             return Ok(programs);
         }
         sleep(Duration::from_millis(100));

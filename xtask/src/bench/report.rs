@@ -12,6 +12,8 @@ use crate::bench::pairs::{Pair, Slot, Spread};
 
 pub(super) struct Report {
     pub(super) agent: PathBuf,
+    /// Names of the tracing programs that were loaded before and are in every slot.
+    pub(super) others: Vec<String>,
     /// Over the last minute.
     pub(super) load_before: f64,
     pub(super) load_after: f64,
@@ -37,6 +39,13 @@ impl Report {
             "\nLoad average before and after: {:.1}, {:.1}. CPU ns/op: CPU time that each operation takes more.",
             self.load_before, self.load_after
         );
+        if !self.others.is_empty() {
+            println!(
+                "{} BPF programs of others were there all the time, so that this is what the agent adds to them: {}",
+                self.others.len(),
+                self.others.join(", ")
+            );
+        }
         self.print_cost();
     }
 
@@ -92,6 +101,7 @@ impl Report {
         });
         let report = json!({
             "agent": self.agent,
+            "programs_of_others": self.others,
             "load_average": {"before": self.load_before, "after": self.load_after},
             "loads": self.measured.iter().map(measured_json).collect::<Vec<_>>(),
             "programs": programs.collect::<Vec<_>>(),

@@ -20,24 +20,36 @@ impl Tally {
         self.passed + self.failed
     }
 
-    /// What a line of output adds: nextest's summary, `cargo test`'s, or a test's word that it could not run here.
-    pub(crate) fn of_line(line: &str) -> Self {
+    /// What a line of output adds: the harness's summary, or a test's word that it could not run here.
+    pub(crate) fn of_line(harness: Harness, line: &str) -> Self {
         let line = without_colours(line);
-        if let Some(result) = line.trim_start().strip_prefix("test result: ") {
-            let of = |what| before(result, what);
-            return Self { passed: of("passed"), failed: of("failed"), skipped: of("ignored") };
+        if line.starts_with("SKIPPED ") {
+            return Self::SKIPPED;
         }
-        if line.trim_start().starts_with("Summary [") {
-            // nextest says "skipped" of what the filter left out as well, so only a test's own word counts as that.
-            let failed = ["failed", "timed out", "exec failed", "failed due to leaky handles"];
-            return Self {
-                passed: before(&line, "passed"),
-                failed: failed.iter().map(|what| before(&line, what)).sum(),
-                skipped: 0,
-            };
+        match harness {
+            Harness::Cargo => {
+                let Some(result) = line.trim_start().strip_prefix("test result: ") else {
+                    return Self::default();
+                };
+                let of = |what| before(result, what);
+                Self { passed: of("passed"), failed: of("failed"), skipped: of("ignored") }
+            }
+            // "skipped" is also what it says of what the filter left out, so only a test's own word counts as that.
+            Harness::Nextest if line.trim_start().starts_with("Summary [") => {
+                let failed =
+                    ["failed", "timed out", "exec failed"].iter().map(|what| before(&line, what)).sum();
+                Self { passed: before(&line, "passed"), failed, skipped: 0 }
+            }
+            Harness::Nextest => Self::default(),
         }
-        if line.starts_with("SKIPPED ") { Self::SKIPPED } else { Self::default() }
     }
+}
+
+/// Who runs the tests. nextest runs each in a process of its own, which prints a summary like `cargo test`'s, of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Harness {
+    Cargo,
+    Nextest,
 }
 
 impl AddAssign for Tally {
@@ -80,28 +92,24 @@ mod tests {
 
     #[test]
     fn counts_both_harnesses() {
-        for (line, expected) in [
-            (
-                "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s",
-                tally(12, 0, 1),
-            ),
-            (
-                "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out",
-                tally(2, 1, 0),
-            ),
-            ("     Summary [   0.012s] 5 tests run: 5 passed, 3 skipped", tally(5, 0, 0)),
-            (
-                "     Summary [   9.001s] 6 tests run: 4 passed (1 slow), 1 failed, 1 timed out, 0 skipped",
-                tally(4, 2, 0),
-            ),
-            (
-                "\u{1b}[32;1m     Summary\u{1b}[0m [ 1.2s] \u{1b}[1m1\u{1b}[0m test run: \u{1b}[1m1\u{1b}[0m passed, 0 skipped",
-                tally(1, 0, 0),
-            ),
-            ("SKIPPED tcp: no netem", tally(0, 0, 1)),
-            ("    PASS [ 0.1s] xtask counts: 5 failed", tally(0, 0, 0)),
+        use Harness::{Cargo, Nextest};
+        let ok =
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
+        let bad = "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+        let coloured = "\u{1b}[32;1m     Summary\u{1b}[0m [ 1.2s] \u{1b}[1m1\u{1b}[0m test run: \u{1b}[1m1\u{1b}[0m passed";
+        let slow =
+            "     Summary [   9.001s] 6 tests run: 4 passed (1 slow), 1 failed, 1 timed out, 0 skipped";
+        for (harness, line, expected) in [
+            (Cargo, ok, tally(12, 0, 1)),
+            (Cargo, bad, tally(2, 1, 0)),
+            (Nextest, bad, tally(0, 0, 0)),
+            (Nextest, "     Summary [   0.012s] 5 tests run: 5 passed, 3 skipped", tally(5, 0, 0)),
+            (Nextest, slow, tally(4, 2, 0)),
+            (Nextest, coloured, tally(1, 0, 0)),
+            (Nextest, "SKIPPED tcp: no netem", tally(0, 0, 1)),
+            (Nextest, "    PASS [ 0.1s] xtask counts: 5 failed", tally(0, 0, 0)),
         ] {
-            assert_eq!(Tally::of_line(line), expected, "{line}");
+            assert_eq!(Tally::of_line(harness, line), expected, "{line}");
         }
     }
 

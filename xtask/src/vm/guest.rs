@@ -52,15 +52,6 @@ impl Count {
     }
 }
 
-impl Report {
-    /// Whether a count is missing only because this kernel cannot carry its slice, and need not.
-    pub(super) fn excuses(&self, count: &Count) -> bool {
-        let Some((slice, _)) = count.name.split_once('_') else { return false };
-        let unsupported = self.hooks.iter().any(|hook| hook.probe == slice && hook.state == "unsupported");
-        count.got == "0" && unsupported && !self.kernel.required.contains(&slice)
-    }
-}
-
 /// Boots a kernel and stays with the guest until it powers off or time is up. What it left is in `dir`.
 pub(super) fn boot(
     kernel: Kernel,

@@ -16,51 +16,19 @@ pub(super) struct Series {
     suite: &'static str,
     prefix: &'static str,
     suffix: &'static str,
-    /// The slices that must work there; another may be unsupported.
-    pub(super) required: &'static [&'static str],
 }
 
 /// The oldest kernel that the agent promises to run on, the two of Debian's stable releases, and the newest there is.
 pub(super) const SERIES: [Series; 4] = [
-    Series {
-        name: "5.10",
-        suite: "bullseye",
-        prefix: "linux-image-5.10.0-",
-        suffix: "-cloud-amd64",
-        required: WITHOUT_HTTP,
-    },
-    Series {
-        name: "6.1",
-        suite: "bookworm",
-        prefix: "linux-image-6.1.0-",
-        suffix: "-cloud-amd64",
-        required: WITHOUT_HTTP,
-    },
-    Series {
-        name: "6.12",
-        suite: "trixie",
-        prefix: "linux-image-6.12.",
-        suffix: "+deb13-cloud-amd64",
-        required: ALL,
-    },
-    Series {
-        name: "7.2",
-        suite: "sid",
-        prefix: "linux-binary-7.",
-        suffix: "+deb14-cloud-amd64",
-        required: ALL,
-    },
+    Series { name: "5.10", suite: "bullseye", prefix: "linux-image-5.10.0-", suffix: "-cloud-amd64" },
+    Series { name: "6.1", suite: "bookworm", prefix: "linux-image-6.1.0-", suffix: "-cloud-amd64" },
+    Series { name: "6.12", suite: "trixie", prefix: "linux-image-6.12.", suffix: "+deb13-cloud-amd64" },
+    Series { name: "7.2", suite: "sid", prefix: "linux-binary-7.", suffix: "+deb14-cloud-amd64" },
 ];
-
-const ALL: &[&str] = &["tcp", "sched", "http"];
-/// `sock_send_length` and `sock_recv_length` came with 6.3.
-const WITHOUT_HTTP: &[&str] = &["tcp", "sched"];
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {
     pub(super) series: &'static str,
-    /// As in [`Series`].
-    pub(super) required: &'static [&'static str],
     /// As in the package's name, e.g. `6.12.48+deb13-cloud-amd64`.
     pub(super) version: String,
     pub(super) image: PathBuf,
@@ -113,7 +81,6 @@ fn cached(series: &Series, dir: &Path) -> Result<Option<Kernel>> {
     versions.sort_by_key(|name| numbers(name));
     Ok(versions.pop().map(|name| Kernel {
         series: series.name,
-        required: series.required,
         version: series.version(&name).unwrap_or_default().to_owned(),
         image: dir.join(name),
     }))

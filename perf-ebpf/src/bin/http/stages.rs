@@ -9,7 +9,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use perf_common::bytes::{WINDOW, opaque, within};
 use perf_common::events::Reason;
-use perf_common::http::{ROLE_SERVER, RouteSample, SAMPLE};
+use perf_common::http::{HttpKey, ROLE_SERVER, RouteSample, SAMPLE};
 use perf_common::peer::CLASS_OTHER;
 use perf_common::route;
 use perf_ebpf::count::{Events, add, get_or_insert, observe};
@@ -144,22 +144,28 @@ pub(super) extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
     0
 }
 
-/// Counts one exchange of `ns` in the cell of `work.key`.
+/// Counts one exchange of `ns`; `rest` is status, method and role as [`HttpKey`] has them. It must not use `WORK`: a
+/// connection that ends in an interrupt is recorded while another one is being parsed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn record(ns: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let key = unsafe { &mut (*work).key };
+pub(super) extern "C" fn record(workload: u64, route_or_peer: u64, rest: u64, ns: u64) -> u64 {
+    let mut key = HttpKey {
+        workload,
+        route_or_peer,
+        status: rest as u16,
+        method: (rest >> 16) as u8,
+        role: (rest >> 24) as u8,
+        pad: 0,
+    };
     let Some(used) = CELLS_USED.get_ptr_mut(0) else { return 0 };
     let events = Events(&EVENTS);
-    let mut cell = CELLS.get_ptr_mut(*key);
+    let mut cell = CELLS.get_ptr_mut(key);
     if cell.is_none() {
         // SAFETY: a live element.
         if unsafe { used.read_volatile() } >= MAX_CELLS.load() {
             key.route_or_peer = if key.role == ROLE_SERVER { route::OTHER } else { u64::from(CLASS_OTHER) };
         }
-        cell = get_or_insert(&CELLS, &*key, &CELL_ZERO).map(|(cell, new)| {
+        cell = get_or_insert(&CELLS, &key, &CELL_ZERO).map(|(cell, new)| {
             if new {
                 add(used, 1);
             }
