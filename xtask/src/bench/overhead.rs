@@ -55,7 +55,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench overhead                       some 5 minutes, on a quiet machine
   cargo xtask bench overhead --pairs 3             a first look, some 2 minutes
-  cargo xtask bench overhead --split --json a.json which probe costs what, for comparing later
+  cargo xtask bench overhead --split --json FILE   which probe costs what, for comparing later
   cargo xtask bench overhead --agent ./perf-agent  an agent that was built elsewhere";
 
 /// What needs no root.
@@ -251,10 +251,15 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The tracing programs of others that stay; at best there are none.
 fn settled(stop: &AtomicBool) -> Result<BTreeMap<u32, ProgramInfo>> {
     let start = Instant::now();
+    let mut told = false;
     loop {
         let programs = kernel::programs()?;
         if programs.is_empty() || start.elapsed() > PATIENCE || stop.load(Ordering::Relaxed) {
             return Ok(programs);
+        }
+        if !told {
+            eprintln!("waiting for others to unload their BPF programs, a minute at most");
+            told = true;
         }
         sleep(Duration::from_millis(100));
     }
