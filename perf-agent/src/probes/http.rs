@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Array, MapData, RingBuf};
 use perf_common::events::COUNTERS;
 use perf_common::histogram::Histogram;
 use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, RouteSample, SAMPLE};
@@ -19,7 +19,6 @@ use crate::page::{Kind, Page};
 const SHARED: [Hook; 2] =
     [Hook::tracepoint("closing", "inet_sock_set_state"), Hook::tracepoint("arrived", "tcp_rcv_space_adjust")];
 
-/// Receiving comes before sending, so that a request is known before its response.
 const BY_SOCKET: [Hook; 4] = [
     Hook { program: "sent_more", target: "sock_send_length", kind: HookKind::Tail { array: "SENT_MORE" } },
     Hook {
@@ -61,6 +60,8 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let mut status = loader.attach("http", &mut object, &SHARED);
         let calls: &[Hook] = if by_socket { &BY_SOCKET } else { &BY_DESCRIPTOR };
         status.extend(loader.attach("http", &mut object, calls));
+        let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
+        Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
         let maps = Common::take(&mut object)?;
         let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
         let samples = RingBuf::try_from(samples)?;

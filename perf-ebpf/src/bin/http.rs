@@ -23,7 +23,7 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::BtfTracePointContext;
 use perf_common::bytes::{WINDOW, Window};
 use perf_common::events::Reason;
@@ -78,7 +78,7 @@ static CELLS: HashMap<HttpKey, Histogram> = HashMap::with_max_entries(10_240, 0)
 #[map]
 static CELL_ZERO: PerCpuArray<Histogram> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static CELLS_USED: aya_ebpf::maps::Array<u64> = aya_ebpf::maps::Array::with_max_entries(1, 0);
+static CELLS_USED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static ROUTES: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 #[map]
@@ -89,6 +89,10 @@ static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOA
 static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
 #[map]
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
+/// 1 once every hook is attached. Until then nothing is counted: requests whose responses nobody watches yet would be paired
+/// with later ones for as long as their connections live.
+#[map]
+static ARMED: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -143,7 +147,7 @@ const TCP_LAST_ACK: i32 = 9;
 #[btf_tracepoint(function = "sock_send_length")]
 fn sent(ctx: BtfTracePointContext) -> i32 {
     let length: i32 = ctx.arg(1);
-    if length <= 0 {
+    if length <= 0 || !armed() {
         return 0;
     }
     let task_at = get(&TASK);
@@ -179,7 +183,7 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
 fn received(ctx: BtfTracePointContext) -> i32 {
     let length: i32 = ctx.arg(1);
     let flags: i32 = ctx.arg(2);
-    if length < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 {
+    if length < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 || !armed() {
         return 0;
     }
     let task_at = get(&TASK);
@@ -232,7 +236,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let regs_at = get(&REGS);
     let regs = Ptr::new(ctx.arg::<*const c_void>(0), true);
     let Some(syscall) = Syscall::of(regs, regs_at) else { return 0 };
-    if length < 0 || length > i64::from(i32::MAX) {
+    if length < 0 || length > i64::from(i32::MAX) || !armed() {
         return 0;
     }
     let flags: u64 = match syscall.flags_arg {
@@ -369,6 +373,12 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
     }
     0
+}
+
+#[inline(always)]
+fn armed() -> bool {
+    // SAFETY: a live element.
+    ARMED.get_ptr(0).is_some_and(|armed| unsafe { armed.read_volatile() } != 0)
 }
 
 /// The state of a socket's connection.

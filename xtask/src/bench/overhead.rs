@@ -248,19 +248,18 @@ impl Series {
 /// How long to wait for others to unload their BPF programs.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The tracing programs of others that stay; at best there are none.
+/// The tracing programs of others that stay for as long as one cares to wait; at best there are none.
 fn settled(stop: &AtomicBool) -> Result<BTreeMap<u32, ProgramInfo>> {
     let start = Instant::now();
-    let mut told = false;
-    loop {
-        let programs = kernel::programs()?;
-        if programs.is_empty() || start.elapsed() > PATIENCE || stop.load(Ordering::Relaxed) {
-            return Ok(programs);
-        }
-        if !told {
-            eprintln!("waiting for others to unload their BPF programs, a minute at most");
-            told = true;
-        }
-        sleep(Duration::from_millis(100));
+    let mut staying = kernel::programs()?;
+    if !staying.is_empty() {
+        eprintln!("waiting for others to unload their BPF programs, a minute at most");
     }
+    while !staying.is_empty() && start.elapsed() < PATIENCE && !stop.load(Ordering::Relaxed) {
+        sleep(Duration::from_millis(100));
+        // Those that have come meanwhile are waited for before each slot.
+        let now = kernel::program_ids()?;
+        staying.retain(|id, _| now.contains(id));
+    }
+    Ok(staying)
 }

@@ -41,7 +41,7 @@ impl Report {
         );
         if !self.others.is_empty() {
             println!(
-                "{} BPF programs of others were there all the time, so that this is what the agent adds to them: {}",
+                "{} BPF programs of others were loaded throughout, so that this is what the agent adds to them: {}",
                 self.others.len(),
                 self.others.join(", ")
             );
