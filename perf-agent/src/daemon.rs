@@ -69,7 +69,9 @@ async fn live(config: Config, started: Instant) -> Result<()> {
             let status = probes.status().to_vec();
             app.install(probes).await;
             report(&status, &kernel, &listen, path.as_str(), started);
-            info!(signal = signals.next().await, "stopping");
+            // Awaited here: the fields of a log line that is filtered out are never evaluated.
+            let signal = signals.next().await;
+            info!(signal, "stopping");
         }
         signal = signals.next() => info!(signal, "stopping before the probes were attached"),
     }

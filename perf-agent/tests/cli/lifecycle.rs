@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::agent::{Agent, command, output};
+use crate::agent::{Agent, PATIENCE, command, output};
 
 #[test]
 fn one_line_tells_what_was_started() {
@@ -50,6 +50,36 @@ fn both_signals_end_it_cleanly_in_time_even_under_a_client() {
         assert!(TcpStream::connect(agent.address).is_err(), "the port is still open");
         drop((idle, half));
     }
+}
+
+/// A log that says nothing tells no port either, so this one is given one.
+#[test]
+fn an_agent_that_logs_nothing_runs_all_the_same() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let run = tempfile::tempdir().unwrap();
+    let listen = format!("--web.listen-address={address}");
+    let mut child = command(&[&listen, "--log.level=error", "--path.run"]).arg(run.path()).spawn().unwrap();
+    let ready = || {
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    };
+    let end = Instant::now() + PATIENCE;
+    while ready().is_none() {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+        assert!(Instant::now() < end, "it is never ready");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Ready, and still there for the next request.
+    assert!(ready().is_some());
+    assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+    // SAFETY: a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) }, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
