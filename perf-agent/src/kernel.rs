@@ -126,7 +126,7 @@ impl Kernel {
             tcp_rcv_nxt: tcp("rcv_nxt")?,
             backlog_tail: sock("sk_backlog.tail")?,
             first_ephemeral_port: self.first_ephemeral_port,
-            retransmit_has_error: u32::from(self.btf.tracepoint_args("tcp_retransmit_skb") >= Some(3)),
+            pad: 0,
         })
     }
 

@@ -59,8 +59,7 @@ pub struct SockOffsets {
     pub backlog_tail: u32,
     /// The lowest port that clients get by themselves, from sysctl: above it a destination is known by class only.
     pub first_ephemeral_port: u32,
-    /// Whether `tcp_retransmit_skb` tells if the packet could be sent (6.18).
-    pub retransmit_has_error: u32,
+    pub pad: u32,
 }
 
 crate::pod!(SockOffsets: 88);

@@ -99,9 +99,7 @@ fn state(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
-    if get(&SOCK).retransmit_has_error != 0 && ctx.arg::<i32>(2) != 0 {
-        return 0;
-    }
+    // From 6.18 on it also fires where the segment could not be sent, which `RetransSegs` has always counted.
     // SAFETY: a field of the cell that `tally` got.
     tally(&ctx, |cell| unsafe { &raw mut (*cell).retransmits })
 }
