@@ -80,6 +80,3 @@ pub struct Listener {
 }
 
 crate::pod!(Listener: 8);
-
-/// How many resets came without a socket: those to a closed port.
-pub const RESETS_NO_SOCKET: u32 = 0;
