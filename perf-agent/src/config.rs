@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 pub(crate) use error::ConfigError;
 pub(crate) use ladder::Buckets;
-pub(crate) use values::{Level, ListenAddress, LogFormat, MaxSeries, TelemetryPath};
+pub(crate) use values::{Level, ListenAddress, LogFormat, MaxDomains, MaxSeries, TelemetryPath};
 
 /// Everything the agent can be told. `deploy/perf-agent.yaml` documents each key; a test keeps the two equal.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -61,14 +61,15 @@ pub(crate) struct Probes {
     pub(crate) tcp: Tcp,
     pub(crate) sched: Sched,
     pub(crate) http: Http,
+    pub(crate) dns: Dns,
 }
 
 impl Probes {
     /// Each probe's name and whether it is switched on, in the order in which they are shown.
-    pub(crate) fn enabled(&self) -> [(&'static str, bool); 3] {
+    pub(crate) fn enabled(&self) -> [(&'static str, bool); 4] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
-        let Self { tcp, sched, http } = self;
-        [("tcp", tcp.enabled), ("sched", sched.enabled), ("http", http.enabled)]
+        let Self { tcp, sched, http, dns } = self;
+        [("tcp", tcp.enabled), ("sched", sched.enabled), ("http", http.enabled), ("dns", dns.enabled)]
     }
 }
 
@@ -109,6 +110,21 @@ pub(crate) struct Http {
 impl Default for Http {
     fn default() -> Self {
         Self { enabled: true, max_series: MaxSeries::default() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Dns {
+    pub(crate) enabled: bool,
+    pub(crate) domains: bool,
+    pub(crate) max_domains: MaxDomains,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { enabled: true, domains: false, max_domains: MaxDomains::default() }
     }
 }
 

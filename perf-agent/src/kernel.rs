@@ -166,7 +166,7 @@ impl Kernel {
             number: regs("orig_ax")?,
             result: regs("ax")?,
             arg: [regs("di")?, regs("si")?, regs("dx")?, regs("r10")?],
-            pad: 0,
+            name_arg: regs("r8")?,
         })
     }
 

@@ -38,10 +38,13 @@ impl HashReader {
     /// Takes the map of this name out of a loaded object.
     pub(crate) fn take(object: &mut Ebpf, name: &str) -> Result<Self, MapError> {
         let map = object.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() })?;
-        let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
-            return Err(MapError::InvalidName { name: name.to_owned() });
-        };
-        Self::new(&data)
+        Self::of(&map).unwrap_or_else(|| Err(MapError::InvalidName { name: name.to_owned() }))
+    }
+
+    /// A second handle to a map that something else keeps; `None` where it is no hash map.
+    pub(crate) fn of(map: &Map) -> Option<Result<Self, MapError>> {
+        let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return None };
+        Some(Self::new(data))
     }
 
     fn new(data: &MapData) -> Result<Self, MapError> {

@@ -13,6 +13,7 @@ use crate::probes::Status;
 pub(crate) static TCP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 pub(crate) static SCHED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sched"));
 pub(crate) static HTTP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http"));
+pub(crate) static DNS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
 
 /// One program and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,8 @@ pub(crate) struct Globals {
     pub(crate) files: FileOffsets,
     /// How many series of one histogram the kernel makes before it counts as `other`.
     pub(crate) max_cells: u64,
+    /// How many domains the DNS slice tells apart; 0 for none.
+    pub(crate) max_domains: u64,
 }
 
 /// Loads objects. It keeps the kernel's BTF (30 ms and 25 MB to read), so there is one, dropped after start.
@@ -79,7 +82,8 @@ impl<'k> Loader<'k> {
             .override_global("SCHED", &globals.sched, false)
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
-            .override_global("MAX_CELLS", &globals.max_cells, false);
+            .override_global("MAX_CELLS", &globals.max_cells, false)
+            .override_global("MAX_DOMAINS", &globals.max_domains, false);
         Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, objects })
     }
 

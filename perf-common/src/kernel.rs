@@ -112,7 +112,8 @@ pub struct RegOffsets {
     /// Holds -ENOSYS while a system call runs, which tells it from a worker thread of `io_uring`.
     pub result: u32,
     pub arg: [u32; 4],
-    pub pad: u32,
+    /// The fifth argument: where `sendto` has its address.
+    pub name_arg: u32,
 }
 
 crate::pod!(RegOffsets: 40);

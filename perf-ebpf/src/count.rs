@@ -42,6 +42,11 @@ impl Events<'_> {
     }
 
     #[inline(always)]
+    pub fn seen_many(&self, count: u32) {
+        self.bump(SEEN, u64::from(count));
+    }
+
+    #[inline(always)]
     pub fn recorded(&self) {
         self.bump(RECORDED, 1);
     }

@@ -14,6 +14,7 @@ const S_IFSOCK: u16 = 0o140_000;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 pub const IPPROTO_TCP: u16 = 6;
+pub const IPPROTO_UDP: u16 = 17;
 
 /// How many destinations a map can name.
 pub const MAX_PEERS: u32 = 4_096;
@@ -105,18 +106,8 @@ pub unsafe fn state<T>(
     create: bool,
 ) -> Option<&'static mut T> {
     if on_socket {
-        let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
-        // SAFETY: the helper checks the socket; a new value is all zero.
-        let found = unsafe {
-            bpf_sk_storage_get(
-                core::ptr::from_ref(storage).cast_mut().cast(),
-                sk.raw(),
-                core::ptr::null_mut(),
-                flags,
-            )
-        };
-        // SAFETY: the value lives as long as the socket, which lives as long as this program's run.
-        return unsafe { found.cast::<T>().as_mut() };
+        // SAFETY: the caller's promise.
+        return unsafe { self::storage(storage, sk, create) };
     }
     let key = sk.key();
     let found = if create {
@@ -126,4 +117,24 @@ pub unsafe fn state<T>(
     };
     // SAFETY: a live element; it is deleted when its socket closes.
     found.and_then(|value| unsafe { value.as_mut() })
+}
+
+/// What a socket carries of this storage; a new value is all zero.
+///
+/// # Safety
+/// `sk` comes from a tracepoint, typed, and `storage` is a map of this object with values that may be all zero.
+#[inline(always)]
+pub unsafe fn storage<T>(storage: &SkStorage<T>, sk: Ptr, create: bool) -> Option<&'static mut T> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: the helper checks the socket.
+    let found = unsafe {
+        bpf_sk_storage_get(
+            core::ptr::from_ref(storage).cast_mut().cast(),
+            sk.raw(),
+            core::ptr::null_mut(),
+            flags,
+        )
+    };
+    // SAFETY: the value lives as long as the socket, which lives as long as this program's run.
+    unsafe { found.cast::<T>().as_mut() }
 }

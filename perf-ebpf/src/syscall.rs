@@ -25,10 +25,18 @@ mod number {
     pub(super) const RECVFROM: u64 = 45;
     pub(super) const SENDMSG: u64 = 46;
     pub(super) const RECVMSG: u64 = 47;
+    pub(super) const RECVMMSG: u64 = 299;
+    pub(super) const SENDMMSG: u64 = 307;
 }
 
 /// `msg_iov` and `msg_iovlen` in `struct user_msghdr`, part of the system call interface.
 const MSGHDR_IOV: u64 = 16;
+
+/// `msg_len` in `struct mmsghdr`, and the distance from one to the next.
+const MMSGHDR_LEN: u64 = 56;
+pub const MMSGHDR: u64 = 64;
+/// The port in `struct sockaddr_in` and `sockaddr_in6`, in network order.
+const SOCKADDR_PORT: u64 = 2;
 
 /// How a call passes its payload.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,8 +97,7 @@ impl Payload {
     #[inline(always)]
     pub fn of(task: Ptr, at: &RegOffsets, direction: Direction, total: u32) -> Self {
         let regs = registers(task, at);
-        let result: u64 = regs.load(at.result);
-        if result != ENOSYS {
+        if !is_running(regs, at) {
             return Self::NONE;
         }
         let Some(call) = Call::of(regs, at) else { return Self::NONE };
@@ -108,14 +115,16 @@ impl Payload {
         match call.shape {
             Shape::Buffer => Self { base: buffer, piece_len: u64::from(total), ..Self::NONE },
             Shape::Vector => Self { vector: buffer, vector_left: regs.load(at.arg[2]), ..Self::NONE },
-            Shape::Message => {
-                // SAFETY: the helper survives any address.
-                let iov: [u64; 2] =
-                    unsafe { bpf_probe_read_user((buffer + MSGHDR_IOV) as *const _) }.unwrap_or_default();
-                Self { vector: iov[0], vector_left: iov[1], ..Self::NONE }
-            }
+            Shape::Message => Self::of_message(buffer),
             Shape::None => Self::NONE,
         }
+    }
+
+    /// Finds the buffers of the message whose header is at this address of the program's.
+    #[inline(always)]
+    pub fn of_message(header: u64) -> Self {
+        let iov: [u64; 2] = read_user(header + MSGHDR_IOV);
+        Self { vector: iov[0], vector_left: iov[1], ..Self::NONE }
     }
 
     /// The address of the byte at `offset` and how many follow it in one piece; `None` where it cannot be had.
@@ -141,8 +150,60 @@ impl Payload {
     }
 }
 
+/// Whether the registers are those of a system call under way, and not of a kernel thread.
 #[inline(always)]
-fn registers(task: Ptr, at: &RegOffsets) -> Ptr {
+pub fn is_running(regs: Ptr, at: &RegOffsets) -> bool {
+    let result: u64 = regs.load(at.result);
+    result == ENOSYS
+}
+
+/// The direction of a call that moves many messages at once.
+#[inline(always)]
+pub fn is_batch(regs: Ptr, at: &RegOffsets) -> Option<Direction> {
+    match regs.load::<u64>(at.number) {
+        number::RECVMMSG => Some(Direction::Received),
+        number::SENDMMSG => Some(Direction::Sent),
+        _ => None,
+    }
+}
+
+/// How long the message of such a call was, once it is done; `header` is one `struct mmsghdr`.
+#[inline(always)]
+pub fn length_of_message(header: u64) -> u32 {
+    read_user(header + MMSGHDR_LEN)
+}
+
+/// Where the address stands that a call sends to; 0 where it names none.
+#[inline(always)]
+pub fn name_of_call(regs: Ptr, at: &RegOffsets, call: &Call) -> u64 {
+    match call.shape {
+        Shape::Message => name_of_message(regs.load(at.arg[1])),
+        Shape::Buffer if regs.load::<u64>(at.number) == number::SENDTO => regs.load(at.name_arg),
+        _ => 0,
+    }
+}
+
+/// The same for a message by its header.
+#[inline(always)]
+pub fn name_of_message(header: u64) -> u64 {
+    read_user(header)
+}
+
+/// The port in an address of the program's; 0 where there is none.
+#[inline(always)]
+pub fn port_at(name: u64) -> u16 {
+    if name == 0 { 0 } else { u16::from_be(read_user(name + SOCKADDR_PORT)) }
+}
+
+#[inline(always)]
+fn read_user<T: Default>(address: u64) -> T {
+    // SAFETY: the helper survives any address.
+    unsafe { bpf_probe_read_user(address as *const T) }.unwrap_or_default()
+}
+
+/// The registers with which a task entered the kernel.
+#[inline(always)]
+pub fn registers(task: Ptr, at: &RegOffsets) -> Ptr {
     if at.helper != 0 {
         // SAFETY: a task from `bpf_get_current_task_btf`.
         Ptr::new(unsafe { generated::bpf_task_pt_regs(task.raw().cast()) } as *const _, true)

@@ -180,6 +180,44 @@ impl From<MaxSeries> for i64 {
     }
 }
 
+/// How many names have series of their own: each multiplies those of every service that looks it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+#[cfg_attr(test, derive(serde::Serialize), serde(into = "i64"))]
+pub(crate) struct MaxDomains(u32);
+
+impl MaxDomains {
+    const MOST: i64 = 10_000;
+
+    pub(crate) fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for MaxDomains {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl TryFrom<i64> for MaxDomains {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        if !(1..=Self::MOST).contains(&number) {
+            return Err(format!("{number} domains are out of range: write 1 to {}", Self::MOST));
+        }
+        Ok(Self(number as u32))
+    }
+}
+
+#[cfg(test)]
+impl From<MaxDomains> for i64 {
+    fn from(MaxDomains(number): MaxDomains) -> Self {
+        number.into()
+    }
+}
+
 /// From which severity on events are logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]

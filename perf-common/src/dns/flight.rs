@@ -1,0 +1,307 @@
+//! Lookups on their way: which queries wait for their answers.
+//!
+//! Everything on one socket with one transaction id is one [`Flight`]. Ids collide, on a server's socket above all, so it has
+//! room for several questions, told apart by what they ask.
+
+use super::{Message, QUERY, ROLE_CLIENT, ROLE_SERVER, TIMEOUT, is_transfer, rcode_index, type_index};
+use crate::bytes::{Window, opaque};
+use crate::events::Reason;
+
+/// How many lookups may have one id on one socket.
+pub const SLOTS: usize = 4;
+/// Without an answer for so long, a lookup has timed out; nanoseconds.
+pub const TIMEOUT_NS: u64 = 5_000_000_000;
+/// User space collects timeouts that no later message brought to light. Later than the kernel, which then is out of the way:
+/// resolvers that try again do so after five seconds by their own clock.
+pub const SWEEP_NS: u64 = 6_000_000_000;
+
+const FREE: u8 = 0;
+const WAITING: u8 = 1;
+/// The answer was read by another thread before the call returned that sent the query.
+const EARLY: u8 = 2;
+
+/// Where a lookup is found again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlightKey {
+    /// The socket's address; its port as well, because addresses are used again at once.
+    pub sk: u64,
+    pub txid: u16,
+    pub port: u16,
+    /// [`ROLE_CLIENT`] or [`ROLE_SERVER`].
+    pub role: u8,
+    pub pad: [u8; 3],
+}
+
+crate::pod!(FlightKey: 16);
+
+/// One lookup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// `CLOCK_MONOTONIC` nanoseconds of the first query.
+    pub start: u64,
+    /// [`Message::question`].
+    pub question: u64,
+    /// [`Message::name`].
+    pub name: u64,
+    pub retransmits: u32,
+    state: u8,
+    /// An index into [`super::QTYPES`].
+    pub qtype: u8,
+    /// Of an early answer, as an index into [`super::RCODES`].
+    rcode: u8,
+    /// Whether the port said that this is DNS, so that it counts without an answer as well.
+    known: u8,
+}
+
+/// The lookups of one id on one socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flight {
+    /// Who asked, or whose server was asked.
+    pub workload: u64,
+    pub slots: [Slot; SLOTS],
+}
+
+crate::pod!(Flight: 8 + SLOTS * 32);
+
+/// What a lookup came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub name: u64,
+    pub qtype: u8,
+    /// An index into [`super::RCODES`], or [`TIMEOUT`].
+    pub outcome: u8,
+    pub retransmits: u32,
+    /// Nanoseconds.
+    pub took: u64,
+}
+
+/// Where findings go.
+pub trait Ledger {
+    fn seen(&mut self);
+    /// Counts a lookup's end.
+    fn record(&mut self, ended: &Ended);
+    fn dropped(&mut self, reason: Reason);
+}
+
+/// What a message meant to its flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Nothing that was waited for.
+    Stray = 0,
+    /// A query that waits from now on, or an answer whose query is still to come.
+    Pending = 1,
+    /// A lookup is complete.
+    Matched = 2,
+}
+
+/// A message in its circumstances.
+#[derive(Clone, Copy)]
+pub struct Event<'a> {
+    pub message: &'a Message,
+    pub role: u8,
+    /// Whether the port says that this is DNS.
+    pub known: bool,
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub now: u64,
+    /// For the verifier; see [`Window::forget`].
+    pub window: &'a Window,
+}
+
+impl Flight {
+    pub const EMPTY: Self = Self {
+        workload: 0,
+        slots: [Slot {
+            start: 0,
+            question: 0,
+            name: 0,
+            retransmits: 0,
+            state: FREE,
+            qtype: 0,
+            rcode: 0,
+            known: 0,
+        }; SLOTS],
+    };
+
+    /// A query was sent (by a client) or received (by a server).
+    #[inline(always)]
+    pub fn ask<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>) -> Outcome {
+        let Event { message, role, now, window, .. } = *event;
+        self.expire(ledger, now, TIMEOUT_NS);
+        if role == ROLE_CLIENT {
+            let early = self.oldest(window, EARLY, message.question);
+            if early < SLOTS {
+                let slot = self.slot(early);
+                let ended = Ended {
+                    name: message.name,
+                    qtype: type_index(message.qtype),
+                    outcome: slot.rcode,
+                    retransmits: 0,
+                    // It was there before its query's call returned: the time between cannot be told from none.
+                    took: 0,
+                };
+                slot.state = FREE;
+                ledger.seen();
+                ledger.record(&ended);
+                return Outcome::Matched;
+            }
+            // A server cannot tell a client that asks again from another one with the same id.
+            let waiting = self.oldest(window, WAITING, message.question);
+            if waiting < SLOTS {
+                let slot = self.slot(waiting);
+                slot.retransmits = slot.retransmits.saturating_add(1);
+                return Outcome::Pending;
+            }
+        }
+        self.fill(ledger, event, WAITING)
+    }
+
+    /// An answer was received (by a client) or sent (by a server).
+    #[inline(always)]
+    pub fn answer<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>) -> Outcome {
+        let Event { message, role, now, window, .. } = *event;
+        self.expire(ledger, now, TIMEOUT_NS);
+        let waiting = self.oldest(window, WAITING, message.question);
+        if waiting < SLOTS {
+            let slot = self.slot(waiting);
+            let ended = Ended {
+                name: slot.name,
+                qtype: slot.qtype,
+                outcome: rcode_index(message.rcode),
+                retransmits: slot.retransmits,
+                took: now.saturating_sub(slot.start),
+            };
+            slot.state = FREE;
+            if slot.known == 0 {
+                ledger.seen();
+            }
+            ledger.record(&ended);
+            return Outcome::Matched;
+        }
+        // The query's call may not have returned yet; but no server answers before it has read.
+        if role == ROLE_CLIENT && message.question != 0 && !is_transfer(message.qtype) {
+            return self.fill(ledger, event, EARLY);
+        }
+        stray(ledger, event);
+        Outcome::Stray
+    }
+
+    /// Ends what has waited for longer than `limit`; all that is left is free or younger.
+    #[inline(always)]
+    pub fn expire<L: Ledger>(&mut self, ledger: &mut L, now: u64, limit: u64) {
+        for slot in &mut self.slots {
+            let age = now.saturating_sub(slot.start);
+            if slot.state == FREE || age <= limit {
+                continue;
+            }
+            let state = slot.state;
+            slot.state = FREE;
+            if slot.known == 0 {
+                continue;
+            }
+            if state == WAITING {
+                ledger.record(&Ended {
+                    name: slot.name,
+                    qtype: slot.qtype,
+                    outcome: TIMEOUT,
+                    retransmits: slot.retransmits,
+                    took: age,
+                });
+            } else {
+                ledger.seen();
+                ledger.dropped(Reason::NoRequest);
+            }
+        }
+    }
+
+    /// Whether nothing waits here.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        let mut states = 0;
+        for slot in &self.slots {
+            states |= slot.state;
+        }
+        states == FREE
+    }
+
+    /// Whether something waits here, and all of it for longer than `limit`. A flight without any is just being filled.
+    pub fn is_older(&self, now: u64, limit: u64) -> bool {
+        !self.is_empty()
+            && self.slots.iter().all(|slot| slot.state == FREE || now.saturating_sub(slot.start) > limit)
+    }
+
+    /// The slot that has waited longest in this state with this question (any, for 0); [`SLOTS`] where there is none.
+    #[inline(always)]
+    fn oldest(&self, window: &Window, state: u8, question: u64) -> usize {
+        let mut found = SLOTS as u64;
+        let mut since = u64::MAX;
+        for (at, slot) in self.slots.iter().enumerate() {
+            if slot.state == state && (question == 0 || slot.question == question) && slot.start < since {
+                since = slot.start;
+                found = at as u64;
+            }
+        }
+        window.forget(found) as usize
+    }
+
+    #[inline(always)]
+    fn slot(&mut self, at: usize) -> &mut Slot {
+        // SAFETY: masked to the array's length.
+        unsafe { &mut *self.slots.as_mut_ptr().add((opaque(at as u64) & (SLOTS as u64 - 1)) as usize) }
+    }
+
+    #[inline(always)]
+    fn fill<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>, state: u8) -> Outcome {
+        let Event { message, known, now, window, .. } = *event;
+        if !known && message.plausible == 0 {
+            return Outcome::Stray;
+        }
+        let mut free = SLOTS as u64;
+        for (at, slot) in self.slots.iter().enumerate() {
+            if slot.state == FREE {
+                free = at as u64;
+            }
+        }
+        let free = window.forget(free) as usize;
+        if known && state == WAITING {
+            ledger.seen();
+        }
+        if free >= SLOTS {
+            if known && state == WAITING {
+                ledger.dropped(Reason::PipelineDepth);
+            } else {
+                stray(ledger, event);
+            }
+            return Outcome::Stray;
+        }
+        *self.slot(free) = Slot {
+            start: now,
+            question: message.question,
+            name: message.name,
+            retransmits: 0,
+            state,
+            qtype: type_index(message.qtype),
+            rcode: rcode_index(message.rcode),
+            known: u8::from(known),
+        };
+        Outcome::Pending
+    }
+}
+
+/// An answer that nobody waits for.
+#[inline(always)]
+pub fn stray<L: Ledger>(ledger: &mut L, event: &Event<'_>) {
+    if event.known && !is_transfer(event.message.qtype) {
+        ledger.seen();
+        ledger.dropped(Reason::NoRequest);
+    }
+}
+
+/// Which end a socket is that sends or receives this kind of message.
+#[inline(always)]
+pub const fn role(kind: u8, sent: bool) -> u8 {
+    if (kind == QUERY) == sent { ROLE_CLIENT } else { ROLE_SERVER }
+}

@@ -1,0 +1,304 @@
+//! The steps of a message that are functions of their own to the verifier; see `http/stages.rs`. They find their data in
+//! `WORK`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use perf_common::bytes::{opaque, within};
+use perf_common::dns::flight::{self, Ended, Event, FlightKey, Ledger, Outcome};
+use perf_common::dns::stream::Next;
+use perf_common::dns::{ANSWER, DnsKey, HEAD, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, ROLE_SERVER};
+use perf_common::events::Reason;
+use perf_common::workload;
+use perf_ebpf::count::{Events, add, contains, get_or_insert, observe};
+use perf_ebpf::{get, who};
+
+use super::{
+    CARRY_WORDS, CELL_ZERO, CELLS, DOMAINS, EVENTS, FLIGHT_ZERO, FLIGHTS, LANE_ZERO, MAX_DOMAINS, SAMPLES,
+    STREAMS, StreamKey, TASK, WORK, WORKLOADS, Work,
+};
+
+/// How many pieces of memory one message is gathered from.
+const PIECES: usize = 3;
+
+/// A datagram; an [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn datagram() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let length = u64::from(unsafe { (*work).length });
+    let want = if length < NEED as u64 { length } else { NEED as u64 };
+    let have = gather(0, 0, want);
+    if have < HEAD as u64 {
+        return Outcome::Stray as u64;
+    }
+    parse(have, length);
+    account()
+}
+
+/// One step through a call on a stream; 0 when it is done. With `last`, what is left is given up.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn advance(last: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let work = unsafe { &mut *work };
+    let key =
+        StreamKey { sk: work.sk, port: work.port, peer_port: work.peer_port, sent: u32::from(work.sent) };
+    let lane = match STREAMS.get_ptr_mut(key) {
+        Some(lane) => lane,
+        None => {
+            let Some(zero) = LANE_ZERO.get_ptr(0) else { return 0 };
+            // SAFETY: a template that nobody writes.
+            let _: Result<(), i32> = STREAMS.insert(key, unsafe { &*zero }, u64::from(BPF_NOEXIST));
+            let Some(lane) = STREAMS.get_ptr_mut(key) else { return 0 };
+            lane
+        }
+    };
+    // SAFETY: a live element; each direction is moved by one call at a time.
+    let lane = unsafe { &mut *lane };
+    let stream = &mut lane.stream;
+    let rest = work.length.saturating_sub(work.done);
+    if stream.lost != 0 || rest == 0 {
+        return 0;
+    }
+    if last != 0 {
+        stream.lost = 1;
+        return 0;
+    }
+    match stream.next(rest) {
+        Next::Skipped(skipped) => work.done += skipped,
+        Next::Prefix => {
+            if piece(u64::from(work.done), 0, 1) == 0 {
+                stream.lost = 1;
+                return 0;
+            }
+            stream.take_prefix(work.window.byte(0));
+            work.done += 1;
+        }
+        Next::Message(take) => {
+            let carried = u64::from(stream.carried);
+            if carried != 0 {
+                for i in 0..CARRY_WORDS {
+                    // SAFETY: this CPU's window, a masked index.
+                    unsafe { work.window.copy_word(i).write_volatile(lane.carry[i]) };
+                }
+            }
+            if gather(u64::from(work.done), carried, u64::from(take)) < u64::from(take) {
+                stream.lost = 1;
+                return 0;
+            }
+            work.done += take;
+            let have = u32::from(stream.carried) + take;
+            if !stream.suffices(have) {
+                for i in 0..CARRY_WORDS {
+                    // SAFETY: this CPU's window, a masked index.
+                    lane.carry[i] = unsafe { work.window.copy_word(i).read_volatile() };
+                }
+                return 0;
+            }
+            parse(u64::from(have), u64::from(stream.length));
+            stream.done(have, work.message.kind != NONE);
+            account();
+        }
+    }
+    u64::from(work.done < work.length)
+}
+
+/// Reads up to `most` bytes of the call's payload from `offset` on into the window at `at`; how many there were.
+#[inline(always)]
+fn gather(offset: u64, at: u64, most: u64) -> u64 {
+    let mut have = 0;
+    for _ in 0..PIECES {
+        if have < most {
+            have += piece(offset + have, at + have, most - have);
+        }
+    }
+    have
+}
+
+/// The same from one piece of memory.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn piece(offset: u64, at: u64, most: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, payload, .. } = unsafe { &mut *work };
+    let Some((address, left)) = payload.seek(offset) else { return 0 };
+    let mut len = if most > left { left } else { most };
+    len = opaque(len);
+    if len > NEED as u64 {
+        len = NEED as u64;
+    }
+    // SAFETY: the slot is masked, the length bounded, and the window longer than both.
+    let failed =
+        unsafe { bpf_probe_read_user(window.slot(at as usize).cast(), len as u32, address as *const c_void) };
+    if failed != 0 { 0 } else { len }
+}
+
+/// Reads header and question from the window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse(len: u64, total: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, message, .. } = unsafe { &mut *work };
+    message.read(window, len as usize, total as usize);
+    0
+}
+
+/// What the message that was read means; an [`Outcome`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn account() -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Work { window, message, sk, now, port, known, sent, .. } = unsafe { &mut *work };
+    if message.kind != QUERY && message.kind != ANSWER {
+        return Outcome::Stray as u64;
+    }
+    let role = flight::role(message.kind, *sent != 0);
+    let key = FlightKey { sk: *sk, txid: message.txid, port: *port, role, pad: [0; 3] };
+    let event = Event { message, role, known: *known != 0, now: *now, window };
+    let mut books = Books { workload: 0, role };
+    let opens = message.kind == QUERY || role == ROLE_CLIENT && message.has_question != 0;
+    let may = opens && (event.known || message.plausible != 0);
+    let found = if may {
+        get_or_insert(&FLIGHTS, &key, &FLIGHT_ZERO).map(|(flight, _)| flight)
+    } else {
+        FLIGHTS.get_ptr_mut(key)
+    };
+    // SAFETY: a live element; what happens at once on one socket with one id is one lookup.
+    let Some(flight) = found.and_then(|flight| unsafe { flight.as_mut() }) else {
+        if message.kind == ANSWER {
+            flight::stray(&mut books, &event);
+        } else if event.known {
+            books.seen();
+            books.dropped(Reason::MapFull);
+        }
+        return Outcome::Stray as u64;
+    };
+    if flight.workload == 0 {
+        let task_at = get(&TASK);
+        let workload = who::workload(who::current(task_at), task_at);
+        flight.workload = workload.id();
+        who::announce(&WORKLOADS, flight.workload, &workload);
+    }
+    books.workload = flight.workload;
+    let outcome = if message.kind == ANSWER {
+        flight.answer(&mut books, &event)
+    } else {
+        flight.ask(&mut books, &event)
+    };
+    if flight.is_empty() {
+        let _: Result<(), i32> = FLIGHTS.remove(key);
+    }
+    outcome as u64
+}
+
+/// The findings' way into the maps.
+struct Books {
+    workload: u64,
+    role: u8,
+}
+
+impl Ledger for Books {
+    #[inline(always)]
+    fn seen(&mut self) {
+        Events(&EVENTS).seen();
+    }
+
+    #[inline(always)]
+    fn record(&mut self, ended: &Ended) {
+        let rest = u64::from(ended.qtype)
+            | u64::from(ended.outcome) << 8
+            | u64::from(self.role) << 16
+            | u64::from(ended.retransmits) << 32;
+        record(self.workload, ended.name, rest, ended.took);
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason) {
+        Events(&EVENTS).dropped(reason, 1);
+    }
+}
+
+/// Counts one lookup of `ns`; `rest` is type, outcome, role and retransmits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) -> u64 {
+    let mut key = DnsKey {
+        workload,
+        domain: OTHER,
+        qtype: rest as u8,
+        outcome: (rest >> 8) as u8,
+        role: (rest >> 16) as u8,
+        pad: [0; 5],
+    };
+    if *get(&MAX_DOMAINS) != 0 {
+        key.domain = domain(name, u64::from(key.outcome));
+    }
+    let events = Events(&EVENTS);
+    let mut cell = get_or_insert(&CELLS, &key, &CELL_ZERO);
+    if cell.is_none() {
+        key.domain = OTHER;
+        key.workload = workload::OTHER;
+        cell = CELLS.get_ptr_mut(key).map(|cell| (cell, false));
+    }
+    let Some((cell, _)) = cell else {
+        events.dropped(Reason::MapFull, 1);
+        return 0;
+    };
+    // SAFETY: fields of a live element.
+    unsafe {
+        if rest >> 32 != 0 {
+            add(&raw mut (*cell).retransmits, rest >> 32);
+        }
+        observe(&raw mut (*cell).duration, ns);
+    }
+    events.recorded();
+    0
+}
+
+/// What to count a name under: itself while there is room, and only if it exists. A flood of names that nobody has would
+/// otherwise take all the room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn domain(name: u64, outcome: u64) -> u64 {
+    if contains(core::ptr::from_ref(&DOMAINS).cast_mut().cast(), &name) {
+        return name;
+    }
+    let Some(work) = WORK.get_ptr_mut(0) else { return OTHER };
+    // SAFETY: this CPU's element.
+    let Work { window, message, sample, .. } = unsafe { &mut *work };
+    let exists = outcome == u64::from(perf_common::dns::rcode_index(0));
+    // An answer that repeats no question has no name in the window.
+    if !exists || message.name != name || DOMAINS.insert(name, 1, u64::from(BPF_NOEXIST)).is_err() {
+        return OTHER;
+    }
+    let len = u64::from(message.name_len);
+    sample.name = name;
+    sample.len = len;
+    for (i, word) in sample.wire.iter_mut().enumerate() {
+        *word = window.word(HEAD + 8 * i) & name_within(len, 8 * i as u64);
+    }
+    if SAMPLES.output::<NameSample>(&*sample, 0).is_err() {
+        // Named another time.
+        let _: Result<(), i32> = DOMAINS.remove(name);
+        return OTHER;
+    }
+    name
+}
+
+/// [`within`] for up to 256 bytes, of which it knows half.
+#[inline(always)]
+fn name_within(len: u64, from: u64) -> u64 {
+    let upper = from & 128;
+    // Both by subtraction that stops at its ends, without a branch.
+    let left = len.wrapping_sub(upper);
+    let left = left & !(opaque(left) >> 63).wrapping_neg();
+    let full = (opaque(128_u64.wrapping_sub(left)) >> 63).wrapping_neg();
+    within(left & !full | 128 & full, from & 127)
+}
