@@ -33,7 +33,7 @@ Exit codes:
 
 Needs root, or CAP_BPF and CAP_PERFMON, and Linux 5.10 or later with BTF.";
 
-/// Measures HTTP, TCP and scheduler latency of unmodified programs, and serves it to Prometheus.
+/// Measures HTTP, DNS, TCP and scheduler latency of unmodified programs, and serves it to Prometheus.
 ///
 /// Without a subcommand, the agent runs: it attaches eBPF programs to tracepoints, counts in the kernel, and serves the
 /// numbers under the names of services, pods and routes. It changes nothing in the programs it measures, and what it

@@ -100,9 +100,10 @@ mod tests {
     #[test]
     fn a_lacking_hook_is_no_failure_and_a_silent_probe_is() {
         let mut config = Config::default();
-        assert_eq!(broken(&config, &example()), ["sched", "http"]);
+        assert_eq!(broken(&config, &example()), ["sched", "http", "dns"]);
         config.probes.sched.enabled = false;
         config.probes.http.enabled = false;
+        config.probes.dns.enabled = false;
         assert!(broken(&config, &example()).is_empty());
         assert_eq!(broken(&config, &[]), ["tcp"]);
     }

@@ -56,6 +56,12 @@ impl Events<'_> {
         self.bump(DROPPED + reason as u32, u64::from(count));
     }
 
+    /// Counts nothing, by an atomic instruction all the same.
+    #[inline(always)]
+    pub fn nothing(&self) {
+        self.bump(SEEN, 0);
+    }
+
     #[inline(always)]
     fn bump(&self, counter: u32, by: u64) {
         if let Some(value) = self.0.get_ptr_mut(counter) {

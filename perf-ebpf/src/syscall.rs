@@ -44,6 +44,8 @@ pub enum Shape {
     Buffer,
     Vector,
     Message,
+    /// Many messages: `sendmmsg` and `recvmmsg`.
+    Batch,
     /// Not from the program's memory: `sendfile`.
     None,
 }
@@ -73,6 +75,17 @@ impl Call {
             _ => return None,
         };
         Some(Self { direction, shape, flags_arg })
+    }
+
+    /// The same, and also the calls for many messages at once.
+    #[inline(always)]
+    pub fn of_any(regs: Ptr, at: &RegOffsets) -> Option<Self> {
+        let (direction, flags_arg) = match regs.load::<u64>(at.number) {
+            number::RECVMMSG => (Direction::Received, 3),
+            number::SENDMMSG => (Direction::Sent, 0),
+            _ => return Self::of(regs, at),
+        };
+        Some(Self { direction, shape: Shape::Batch, flags_arg })
     }
 }
 
@@ -116,7 +129,7 @@ impl Payload {
             Shape::Buffer => Self { base: buffer, piece_len: u64::from(total), ..Self::NONE },
             Shape::Vector => Self { vector: buffer, vector_left: regs.load(at.arg[2]), ..Self::NONE },
             Shape::Message => Self::of_message(buffer),
-            Shape::None => Self::NONE,
+            Shape::Batch | Shape::None => Self::NONE,
         }
     }
 
@@ -157,17 +170,7 @@ pub fn is_running(regs: Ptr, at: &RegOffsets) -> bool {
     result == ENOSYS
 }
 
-/// The direction of a call that moves many messages at once.
-#[inline(always)]
-pub fn is_batch(regs: Ptr, at: &RegOffsets) -> Option<Direction> {
-    match regs.load::<u64>(at.number) {
-        number::RECVMMSG => Some(Direction::Received),
-        number::SENDMMSG => Some(Direction::Sent),
-        _ => None,
-    }
-}
-
-/// How long the message of such a call was, once it is done; `header` is one `struct mmsghdr`.
+/// How long one of many messages was, once its call is done; `header` is one `struct mmsghdr`.
 #[inline(always)]
 pub fn length_of_message(header: u64) -> u32 {
     read_user(header + MMSGHDR_LEN)

@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+pub mod dns;
 mod load;
 mod nginx;
 mod page;

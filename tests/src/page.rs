@@ -100,6 +100,13 @@ impl Page {
         losses.map(|s| format!("{}/{} {}", s.labels["probe"], s.labels["reason"], s.value)).collect()
     }
 
+    /// The same of one probe, where others may see traffic that is not the test's.
+    pub fn losses_of(&self, probe: &str) -> Vec<String> {
+        let mut losses = self.losses();
+        losses.retain(|loss| loss.split('/').next() == Some(probe));
+        losses
+    }
+
     /// The lines that mention one of these, for a message.
     pub fn lines(&self, words: &[&str]) -> String {
         let lines = self

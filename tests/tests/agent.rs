@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use live_tests::dns::{answer, query};
 use live_tests::{
     Agent, Nginx, PATIENCE, Pair, Proc, Running, ab, bpf_loaded, curl, endless_wrk, listener, wait_until, wrk,
 };
@@ -143,12 +144,19 @@ fn the_page_is_what_prometheus_expects() {
 fn every_sample_of_a_workload_names_it() {
     let nginx = Nginx::start(SERVER);
     let agent = Agent::start();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let query = query(1, b"name", 1);
+    client.send_to(&query, server.local_addr().unwrap()).unwrap();
+    let (_, from) = server.recv_from(&mut [0; 64]).unwrap();
+    server.send_to(&answer(&query, 0), from).unwrap();
+    client.recv(&mut [0; 64]).unwrap();
     curl(&[&nginx.url("/")]);
     let page = agent.expect("http_requests_total", &[("service", "nginx"), ("route", "/")], 1.0);
     let mut seen = BTreeMap::new();
     for sample in &page.samples {
         let slice = sample.name.split('_').next().unwrap();
-        if !["http", "tcp", "sched"].contains(&slice) {
+        if !["http", "tcp", "sched", "dns"].contains(&slice) {
             continue;
         }
         *seen.entry(slice).or_insert(0) += 1;
@@ -158,6 +166,8 @@ fn every_sample_of_a_workload_names_it() {
             name if name.starts_with("http") => vec!["route", "method"],
             name if name.starts_with("tcp") => vec!["destination"],
             "sched_context_switches_total" => vec!["kind"],
+            "dns_lookups_total" | "dns_server_queries_total" => vec!["qtype", "rcode"],
+            name if name.starts_with("dns") => vec!["qtype"],
             _ => vec![],
         };
         for label in more {
@@ -167,7 +177,7 @@ fn every_sample_of_a_workload_names_it() {
             );
         }
     }
-    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert_eq!(seen.len(), 4, "{seen:?}");
 }
 
 #[test]

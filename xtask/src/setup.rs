@@ -60,7 +60,7 @@ struct Package {
     service: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 9] = [
+const PACKAGES: [Package; 13] = [
     Package { program: "nginx", debian: "nginx-light", why: "a server to measure", service: Some("nginx") },
     Package { program: "wrk", debian: "wrk", why: "keep-alive load", service: None },
     Package { program: "ab", debian: "apache2-utils", why: "an exact number of requests", service: None },
@@ -79,6 +79,25 @@ const PACKAGES: [Package; 9] = [
     },
     Package { program: "busybox", debian: "busybox-static", why: "the shell of those VMs", service: None },
     Package { program: "ip", debian: "iproute2", why: "network namespaces of the live tests", service: None },
+    Package {
+        program: "dnsmasq",
+        debian: "dnsmasq-base",
+        why: "a DNS server that logs what it is asked",
+        service: None,
+    },
+    Package {
+        program: "dig",
+        debian: "bind9-dnsutils",
+        why: "a resolver of its own, also over TCP",
+        service: None,
+    },
+    Package { program: "dnsperf", debian: "dnsperf", why: "an exact number of DNS lookups", service: None },
+    Package {
+        program: "musl-gcc",
+        debian: "musl-tools",
+        why: "the resolver of another C library",
+        service: None,
+    },
     Package { program: "g++", debian: "g++", why: "compiles the fuzzer's runtime", service: None },
 ];
 

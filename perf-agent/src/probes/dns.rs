@@ -6,9 +6,7 @@ mod sweep;
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, RingBuf};
-use perf_common::dns::{
-    DnsCell, DnsKey, OTHER, OUTCOMES, QTYPES, RCODES, ROLE_CLIENT, ROLE_SERVER, TIMEOUT,
-};
+use perf_common::dns::{DnsCell, DnsKey, OTHER, OUTCOMES, QTYPES, RCODES, ROLE_CLIENT, ROLE_SERVER, TIMEOUT};
 use perf_common::events::{COUNTERS, DROPPED, RECORDED, Reason, SEEN};
 use perf_common::workload;
 

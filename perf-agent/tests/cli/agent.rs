@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// Longer than anything takes here; whoever waits for it has found a bug.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-const NO_PROBES: &str = "probes: {tcp: {enabled: false}, sched: {enabled: false}, http: {enabled: false}}\n";
+const NO_PROBES: &str = "probes: {tcp: {enabled: false}, sched: {enabled: false}, http: {enabled: false}, dns: {enabled: false}}\n";
 
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_perf-agent"));

@@ -17,8 +17,6 @@ pub const SWEEP_NS: u64 = 6_000_000_000;
 
 const FREE: u8 = 0;
 const WAITING: u8 = 1;
-/// The answer was read by another thread before the call returned that sent the query.
-const EARLY: u8 = 2;
 
 /// Where a lookup is found again.
 #[repr(C)]
@@ -35,6 +33,32 @@ pub struct FlightKey {
 
 crate::pod!(FlightKey: 16);
 
+/// Where an answer is found whose query is still to come: another thread read it before the call returned that sent the
+/// query. Apart from the flights, so that the two threads, which are at it at the same time, write to different places.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EarlyKey {
+    pub flight: FlightKey,
+    /// [`Message::question`].
+    pub question: u64,
+}
+
+crate::pod!(EarlyKey: 24);
+
+/// Such an answer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Early {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub at: u64,
+    /// An index into [`super::RCODES`].
+    pub rcode: u32,
+    /// Whether the port said that this is DNS, so that an answer to nothing counts.
+    pub known: u32,
+}
+
+crate::pod!(Early: 16);
+
 /// One lookup.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,10 +73,9 @@ pub struct Slot {
     state: u8,
     /// An index into [`super::QTYPES`].
     pub qtype: u8,
-    /// Of an early answer, as an index into [`super::RCODES`].
-    rcode: u8,
     /// Whether the port said that this is DNS, so that it counts without an answer as well.
     known: u8,
+    pad: u8,
 }
 
 /// The lookups of one id on one socket.
@@ -84,6 +107,11 @@ pub trait Ledger {
     /// Counts a lookup's end.
     fn record(&mut self, ended: &Ended);
     fn dropped(&mut self, reason: Reason);
+    /// Keeps the answer of this event until its query comes; false where there is no room.
+    fn post(&mut self, event: &Event<'_>) -> bool;
+    /// Takes back such an answer: its code, for the one who was first to ask for it. Whoever has just written something the
+    /// other thread looks for sees here what that one has written before.
+    fn claim(&mut self, event: &Event<'_>) -> Option<u8>;
 }
 
 /// What a message meant to its flight.
@@ -121,8 +149,8 @@ impl Flight {
             retransmits: 0,
             state: FREE,
             qtype: 0,
-            rcode: 0,
             known: 0,
+            pad: 0,
         }; SLOTS],
     };
 
@@ -132,61 +160,69 @@ impl Flight {
         let Event { message, role, now, window, .. } = *event;
         self.expire(ledger, now, TIMEOUT_NS);
         if role == ROLE_CLIENT {
-            let early = self.oldest(window, EARLY, message.question);
-            if early < SLOTS {
-                let slot = self.slot(early);
-                let ended = Ended {
-                    name: message.name,
-                    qtype: type_index(message.qtype),
-                    outcome: slot.rcode,
-                    retransmits: 0,
-                    // It was there before its query's call returned: the time between cannot be told from none.
-                    took: 0,
-                };
-                slot.state = FREE;
-                ledger.seen();
-                ledger.record(&ended);
-                return Outcome::Matched;
-            }
             // A server cannot tell a client that asks again from another one with the same id.
-            let waiting = self.oldest(window, WAITING, message.question);
+            let waiting = self.oldest(window, message.question);
             if waiting < SLOTS {
                 let slot = self.slot(waiting);
                 slot.retransmits = slot.retransmits.saturating_add(1);
                 return Outcome::Pending;
             }
         }
-        self.fill(ledger, event, WAITING)
+        let filled = self.fill(ledger, event);
+        if filled >= SLOTS {
+            return Outcome::Stray;
+        }
+        // No server answers before it has read.
+        if role == ROLE_CLIENT
+            && let Some(rcode) = ledger.claim(event)
+        {
+            // The time between cannot be told from none.
+            self.end(ledger, filled, rcode, now);
+            return Outcome::Matched;
+        }
+        Outcome::Pending
     }
 
     /// An answer was received (by a client) or sent (by a server).
     #[inline(always)]
     pub fn answer<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>) -> Outcome {
-        let Event { message, role, now, window, .. } = *event;
-        self.expire(ledger, now, TIMEOUT_NS);
-        let waiting = self.oldest(window, WAITING, message.question);
-        if waiting < SLOTS {
-            let slot = self.slot(waiting);
-            let ended = Ended {
-                name: slot.name,
-                qtype: slot.qtype,
-                outcome: rcode_index(message.rcode),
-                retransmits: slot.retransmits,
-                took: now.saturating_sub(slot.start),
-            };
-            slot.state = FREE;
-            if slot.known == 0 {
-                ledger.seen();
-            }
-            ledger.record(&ended);
+        self.expire(ledger, event.now, TIMEOUT_NS);
+        let waiting = self.oldest(event.window, event.message.question);
+        if waiting >= SLOTS {
+            return Outcome::Stray;
+        }
+        self.end(ledger, waiting, rcode_index(event.message.rcode), event.now);
+        Outcome::Matched
+    }
+
+    /// Looks once more for the query of an answer that was posted: it may have come in between.
+    #[inline(always)]
+    pub fn answer_posted<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>) -> Outcome {
+        let waiting = self.oldest(event.window, event.message.question);
+        if waiting < SLOTS
+            && let Some(rcode) = ledger.claim(event)
+        {
+            self.end(ledger, waiting, rcode, event.now);
             return Outcome::Matched;
         }
-        // The query's call may not have returned yet; but no server answers before it has read.
-        if role == ROLE_CLIENT && message.question != 0 && !is_transfer(message.qtype) {
-            return self.fill(ledger, event, EARLY);
+        Outcome::Pending
+    }
+
+    #[inline(always)]
+    fn end<L: Ledger>(&mut self, ledger: &mut L, at: usize, rcode: u8, now: u64) {
+        let slot = self.slot(at);
+        let ended = Ended {
+            name: slot.name,
+            qtype: slot.qtype,
+            outcome: rcode,
+            retransmits: slot.retransmits,
+            took: now.saturating_sub(slot.start),
+        };
+        slot.state = FREE;
+        if slot.known == 0 {
+            ledger.seen();
         }
-        stray(ledger, event);
-        Outcome::Stray
+        ledger.record(&ended);
     }
 
     /// Ends what has waited for longer than `limit`; all that is left is free or younger.
@@ -197,12 +233,8 @@ impl Flight {
             if slot.state == FREE || age <= limit {
                 continue;
             }
-            let state = slot.state;
             slot.state = FREE;
-            if slot.known == 0 {
-                continue;
-            }
-            if state == WAITING {
+            if slot.known != 0 {
                 ledger.record(&Ended {
                     name: slot.name,
                     qtype: slot.qtype,
@@ -210,9 +242,6 @@ impl Flight {
                     retransmits: slot.retransmits,
                     took: age,
                 });
-            } else {
-                ledger.seen();
-                ledger.dropped(Reason::NoRequest);
             }
         }
     }
@@ -233,13 +262,13 @@ impl Flight {
             && self.slots.iter().all(|slot| slot.state == FREE || now.saturating_sub(slot.start) > limit)
     }
 
-    /// The slot that has waited longest in this state with this question (any, for 0); [`SLOTS`] where there is none.
+    /// The slot that has waited longest with this question (any, for 0); [`SLOTS`] where there is none.
     #[inline(always)]
-    fn oldest(&self, window: &Window, state: u8, question: u64) -> usize {
+    fn oldest(&self, window: &Window, question: u64) -> usize {
         let mut found = SLOTS as u64;
         let mut since = u64::MAX;
         for (at, slot) in self.slots.iter().enumerate() {
-            if slot.state == state && (question == 0 || slot.question == question) && slot.start < since {
+            if slot.state == WAITING && (question == 0 || slot.question == question) && slot.start < since {
                 since = slot.start;
                 found = at as u64;
             }
@@ -253,12 +282,10 @@ impl Flight {
         unsafe { &mut *self.slots.as_mut_ptr().add((opaque(at as u64) & (SLOTS as u64 - 1)) as usize) }
     }
 
+    /// Which slot holds the query now; [`SLOTS`] for none.
     #[inline(always)]
-    fn fill<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>, state: u8) -> Outcome {
+    fn fill<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>) -> usize {
         let Event { message, known, now, window, .. } = *event;
-        if !known && message.plausible == 0 {
-            return Outcome::Stray;
-        }
         let mut free = SLOTS as u64;
         for (at, slot) in self.slots.iter().enumerate() {
             if slot.state == FREE {
@@ -266,37 +293,53 @@ impl Flight {
             }
         }
         let free = window.forget(free) as usize;
-        if known && state == WAITING {
+        if known {
             ledger.seen();
         }
         if free >= SLOTS {
-            if known && state == WAITING {
+            if known {
                 ledger.dropped(Reason::PipelineDepth);
-            } else {
-                stray(ledger, event);
             }
-            return Outcome::Stray;
+            return SLOTS;
         }
         *self.slot(free) = Slot {
             start: now,
             question: message.question,
             name: message.name,
             retransmits: 0,
-            state,
+            state: WAITING,
             qtype: type_index(message.qtype),
-            rcode: rcode_index(message.rcode),
             known: u8::from(known),
+            pad: 0,
         };
-        Outcome::Pending
+        free
     }
 }
 
-/// An answer that nobody waits for.
-#[inline(always)]
-pub fn stray<L: Ledger>(ledger: &mut L, event: &Event<'_>) {
-    if event.known && !is_transfer(event.message.qtype) {
-        ledger.seen();
-        ledger.dropped(Reason::NoRequest);
+impl Event<'_> {
+    /// Whether a query or an answer may be one: by its port, or by its looks.
+    #[inline(always)]
+    pub fn is_credible(&self) -> bool {
+        self.known || self.message.plausible != 0
+    }
+
+    /// Whether this answer can be one whose query is still to come: that of a client with several threads. Zone transfers
+    /// answer one query with many messages.
+    #[inline(always)]
+    pub fn is_early(&self) -> bool {
+        self.role == ROLE_CLIENT
+            && self.message.question != 0
+            && !is_transfer(self.message.qtype)
+            && self.is_credible()
+    }
+
+    /// Counts an answer that nobody waits for.
+    #[inline(always)]
+    pub fn stray<L: Ledger>(&self, ledger: &mut L) {
+        if self.known && !is_transfer(self.message.qtype) {
+            ledger.seen();
+            ledger.dropped(Reason::NoRequest);
+        }
     }
 }
 

@@ -4,9 +4,9 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use super::flight::{Ended, Event, Flight, Ledger, Outcome, role};
+use super::flight::{Early, Ended, Event, Flight, Ledger, Outcome, role};
 use super::stream::{Next, Stream};
-use super::{ANSWER, Message, NEED, NONE};
+use super::{ANSWER, Message, NEED, NONE, rcode_index};
 use crate::bytes::Window;
 use crate::events::Reason;
 
@@ -16,6 +16,8 @@ pub struct Books {
     pub seen: u32,
     pub recorded: Vec<Ended>,
     pub dropped: Vec<Reason>,
+    /// Answers whose queries are still to come, by id and question.
+    pub early: Vec<((u16, u64), Early)>,
 }
 
 impl Ledger for Books {
@@ -27,6 +29,18 @@ impl Ledger for Books {
     }
     fn dropped(&mut self, reason: Reason) {
         self.dropped.push(reason);
+    }
+    fn post(&mut self, event: &Event<'_>) -> bool {
+        let key = (event.message.txid, event.message.question);
+        let rcode = u32::from(rcode_index(event.message.rcode));
+        self.early.retain(|(have, _)| *have != key);
+        self.early.push((key, Early { at: event.now, rcode, known: u32::from(event.known) }));
+        true
+    }
+    fn claim(&mut self, event: &Event<'_>) -> Option<u8> {
+        let key = (event.message.txid, event.message.question);
+        let at = self.early.iter().position(|(have, _)| *have == key)?;
+        Some(self.early.remove(at).1.rcode as u8)
     }
 }
 
@@ -93,21 +107,30 @@ impl Memory {
             return Outcome::Stray;
         }
         let role = role(message.kind, sent);
-        let key = (message.txid, role);
-        let at = self.flights.iter().position(|(have, _)| *have == key).unwrap_or_else(|| {
-            self.flights.push((key, Flight::EMPTY));
-            self.flights.len() - 1
-        });
         let event = Event { message, role, known: self.known, now, window: &self.window };
-        let flight = &mut self.flights[at].1;
+        let key = (message.txid, role);
+        let books = &mut self.books;
+        let mut at = self.flights.iter().position(|(have, _)| *have == key);
         let outcome = if message.kind == ANSWER {
-            flight.answer(&mut self.books, &event)
+            let outcome = at.map_or(Outcome::Stray, |at| self.flights[at].1.answer(books, &event));
+            if outcome == Outcome::Stray && event.is_early() {
+                books.post(&event);
+                return Outcome::Pending;
+            }
+            if outcome == Outcome::Stray {
+                event.stray(books);
+            }
+            outcome
+        } else if event.is_credible() {
+            let at = *at.get_or_insert_with(|| {
+                self.flights.push((key, Flight::EMPTY));
+                self.flights.len() - 1
+            });
+            self.flights[at].1.ask(books, &event)
         } else {
-            flight.ask(&mut self.books, &event)
+            Outcome::Stray
         };
-        if flight.is_empty() {
-            self.flights.remove(at);
-        }
+        self.flights.retain(|(_, flight)| !flight.is_empty());
         outcome
     }
 
@@ -152,5 +175,14 @@ impl Memory {
             flight.expire(&mut self.books, now, limit);
         }
         self.flights.retain(|(_, flight)| !flight.is_empty());
+        let early = core::mem::take(&mut self.books.early);
+        for (key, early) in early {
+            if now.saturating_sub(early.at) <= limit {
+                self.books.early.push((key, early));
+            } else if early.known != 0 {
+                self.books.seen += 1;
+                self.books.dropped.push(Reason::NoRequest);
+            }
+        }
     }
 }

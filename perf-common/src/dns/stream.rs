@@ -36,16 +36,8 @@ pub enum Next {
 }
 
 impl Stream {
-    pub const EMPTY: Self = Self {
-        skip: 0,
-        length: 0,
-        carried: 0,
-        prefix: 0,
-        synced: 0,
-        lost: 0,
-        pad: 0,
-        reserved: 0,
-    };
+    pub const EMPTY: Self =
+        Self { skip: 0, length: 0, carried: 0, prefix: 0, synced: 0, lost: 0, pad: 0, reserved: 0 };
 
     /// What to do with a call of which `rest` bytes (more than none) are left.
     #[inline(always)]

@@ -3,7 +3,8 @@
 //! Hooks: `tp_btf/sock_send_length` and `tp_btf/sock_recv_length` fire for each message, also of `sendmmsg` and `recvmmsg`,
 //! and carry socket and length; the bytes come from the registers of the system call. Before 6.3, `tp_btf/sys_exit`
 //! stands in for both.
-//! Maps: `FLIGHTS` (socket, id and role → the lookups that wait; user space sweeps what waits too long), `CELLS` (workload,
+//! Maps: `FLIGHTS` (socket, id and role → the lookups that wait) and `EARLY` (answers that wait for their queries), of which
+//! user space sweeps what waits too long, `CELLS` (workload,
 //! domain, type and outcome → histogram), `STREAMS` (TCP socket and direction → framing), `WATCH` (what kind of traffic a UDP
 //! socket has), `BATCH` (thread → how far its `sendmmsg` is), `DOMAINS` (fingerprints with a name) and `SAMPLES` (the
 //! name of a new one), `WORKLOADS`, `EVENTS`, `WORK` (scratch of one CPU).
@@ -26,7 +27,7 @@ use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::BtfTracePointContext;
 use perf_common::bytes::Window;
-use perf_common::dns::flight::{Flight, FlightKey, Outcome};
+use perf_common::dns::flight::{Early, EarlyKey, Flight, FlightKey, Outcome};
 use perf_common::dns::stream::Stream;
 use perf_common::dns::{DnsCell, DnsKey, HEAD, Message, NameSample};
 use perf_common::events::Reason;
@@ -36,7 +37,7 @@ use perf_common::workload::Workload;
 use perf_ebpf::count::{EVENT_COUNTERS, Events};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
-use perf_ebpf::syscall::{self, Call as Syscall, Payload};
+use perf_ebpf::syscall::{self, Call as Syscall, Payload, Shape};
 use perf_ebpf::who::{self, MAX_WORKLOADS};
 use perf_ebpf::{get, unset};
 use stages::{advance, datagram};
@@ -59,6 +60,8 @@ static MAX_DOMAINS: Global<u64> = Global::new(0);
 static FLIGHTS: HashMap<FlightKey, Flight> = HashMap::with_max_entries(16_384, 0);
 #[map]
 static FLIGHT_ZERO: PerCpuArray<Flight> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static EARLY: HashMap<EarlyKey, Early> = HashMap::with_max_entries(4096, 0);
 #[map]
 static CELLS: HashMap<DnsKey, DnsCell> = HashMap::with_max_entries(4096, 0);
 #[map]
@@ -201,16 +204,14 @@ fn by_socket(ctx: &BtfTracePointContext, direction: Direction) {
     let work = unsafe { &mut *work };
     work.begin(sk, &ends, direction);
     work.length = length as u32;
-    if syscall::is_batch(regs, regs_at) == Some(direction) {
+    let Some(call) = Syscall::of_any(regs, regs_at) else { return };
+    if call.direction as u8 != direction as u8 {
+        return;
+    }
+    if call.shape == Shape::Batch {
         let vector: u64 = regs.load(regs_at.arg[1]);
-        let header = vector + syscall::MMSGHDR * position(vector, regs.load(regs_at.arg[2]));
-        work.payload = Payload::of_message(header);
-        work.named(syscall::port_at(syscall::name_of_message(header)));
+        work.one_of_many(vector + syscall::MMSGHDR * position(vector, regs.load(regs_at.arg[2])));
     } else {
-        let Some(call) = Syscall::of(regs, regs_at) else { return };
-        if call.direction != direction {
-            return;
-        }
         work.single(regs, regs_at, &call);
     }
     if ends.tcp {
@@ -229,17 +230,11 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let length: i64 = ctx.arg(1);
     let regs_at = get(&REGS);
     let regs = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    let single = Syscall::of(regs, regs_at);
-    let batch = syscall::is_batch(regs, regs_at);
-    let (direction, flags_arg) = match (&single, batch) {
-        (Some(call), _) => (call.direction, call.flags_arg),
-        (None, Some(direction)) => (direction, if direction == Direction::Received { 3 } else { 0 }),
-        (None, None) => return 0,
-    };
+    let Some(call) = Syscall::of_any(regs, regs_at) else { return 0 };
     if length <= 0 || length > i64::from(i32::MAX) || !armed() {
         return 0;
     }
-    let flags: u64 = match flags_arg {
+    let flags: u64 = match call.flags_arg {
         2 => regs.load(regs_at.arg[2]),
         3 => regs.load(regs_at.arg[3]),
         _ => 0,
@@ -257,18 +252,19 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element; programs of one object do not nest.
     let work = unsafe { &mut *work };
-    work.begin(sk, &ends, direction);
+    work.begin(sk, &ends, call.direction);
     work.length = length as u32;
-    if let Some(call) = single {
-        if ends.tcp {
-            work.single(regs, regs_at, &call);
-            stream();
-        } else if length >= i64::from(MIN_QUERY) {
-            work.single(regs, regs_at, &call);
-            datagram();
+    if call.shape == Shape::Batch {
+        if !ends.tcp {
+            messages(work, regs.load(regs_at.arg[1]), length as u32);
         }
-    } else if !ends.tcp {
-        messages(work, regs.load(regs_at.arg[1]), length as u32);
+        return 0;
+    }
+    work.single(regs, regs_at, &call);
+    if ends.tcp {
+        stream();
+    } else if length >= i64::from(MIN_QUERY) {
+        datagram();
     }
     0
 }
@@ -281,9 +277,8 @@ fn messages(work: &mut Work, vector: u64, count: u32) {
     loop {
         let header = vector + syscall::MMSGHDR * u64::from(i);
         work.length = syscall::length_of_message(header);
-        work.payload = Payload::of_message(header);
         work.known = known;
-        work.named(syscall::port_at(syscall::name_of_message(header)));
+        work.one_of_many(header);
         datagram();
         i += 1;
         if i >= count || i >= MAX_BATCH {
@@ -348,7 +343,7 @@ impl Work {
     fn single(&mut self, regs: Ptr, regs_at: &RegOffsets, call: &Syscall) {
         // With MSG_TRUNC a call says how long a datagram was, which can be more than it took.
         let mut room = self.length;
-        if call.shape == syscall::Shape::Buffer {
+        if call.shape == Shape::Buffer {
             let buffer: u64 = regs.load(regs_at.arg[2]);
             if buffer < u64::from(room) {
                 room = buffer as u32;
@@ -356,6 +351,13 @@ impl Work {
         }
         self.payload = Payload::of_call(regs, regs_at, call, room);
         self.named(syscall::port_at(syscall::name_of_call(regs, regs_at, call)));
+    }
+
+    /// The bytes of the message with this header.
+    #[inline(always)]
+    fn one_of_many(&mut self, header: u64) {
+        self.payload = Payload::of_message(header);
+        self.named(syscall::port_at(syscall::name_of_message(header)));
     }
 
     /// Where a socket that is not connected sends to says what it sends.

@@ -2,16 +2,15 @@
 //! do not. This thread goes through those that wait, once a second, whether anybody scrapes or not: what is not swept
 //! would fill the map.
 
-use std::collections::HashMap;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aya::Ebpf;
-use aya::maps::MapData;
-use perf_common::dns::flight::{Ended, Flight, FlightKey, Ledger, SWEEP_NS};
+use aya::maps::{HashMap, MapData};
+use aya::{Ebpf, Pod};
+use perf_common::dns::flight::{Early, EarlyKey, Ended, Event, Flight, FlightKey, Ledger, SWEEP_NS};
 use perf_common::dns::{DnsCell, DnsKey, OTHER};
 use perf_common::events::Reason;
 
@@ -24,7 +23,7 @@ const MAX_CELLS: usize = 4096;
 /// What the sweeper has counted, to be added to the kernel's numbers.
 #[derive(Default)]
 pub(super) struct Swept {
-    pub(super) cells: HashMap<DnsKey, DnsCell>,
+    pub(super) cells: std::collections::HashMap<DnsKey, DnsCell>,
     /// Lookups in `cells`.
     pub(super) lookups: u64,
     /// Answers that nobody had asked for.
@@ -39,19 +38,54 @@ pub(super) struct Sweeper {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What it goes through.
+struct Waiting {
+    flights: Both<FlightKey, Flight>,
+    early: Both<EarlyKey, Early>,
+    /// Those that have a name.
+    domains: HashMap<MapData, u64, u64>,
+}
+
+/// A map to be read in batches and changed by the entry.
+struct Both<K, V> {
+    reader: HashReader,
+    map: HashMap<MapData, K, V>,
+}
+
+impl<K: Pod, V: Pod> Both<K, V> {
+    fn take(object: &mut Ebpf, name: &str) -> anyhow::Result<Self> {
+        let map = object.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+        let reader = HashReader::of(&map).with_context(|| format!("{name} is no hash map"))??;
+        Ok(Self { reader, map: HashMap::try_from(map)? })
+    }
+
+    /// The entries that are to go. One that is not there any more, the kernel has come across in this moment, and counted.
+    fn drain(&mut self, is_old: impl Fn(&V) -> bool) -> anyhow::Result<Vec<(K, V)>> {
+        let mut old = Vec::new();
+        self.reader.each::<K, V>(|key, value| {
+            if is_old(value) {
+                old.push((*key, *value));
+            }
+        })?;
+        old.retain(|(key, _)| self.map.remove(key).is_ok());
+        Ok(old)
+    }
+}
+
 impl Sweeper {
     pub(super) fn start(object: &mut Ebpf) -> anyhow::Result<Self> {
-        let map = object.take_map("FLIGHTS").context("the object has no map FLIGHTS")?;
-        let reader = HashReader::of(&map).context("FLIGHTS is no hash map")??;
-        let mut flights = aya::maps::HashMap::try_from(map)?;
         let domains = object.take_map("DOMAINS").context("the object has no map DOMAINS")?;
-        let domains = aya::maps::HashMap::try_from(domains)?;
+        let mut waiting = Waiting {
+            flights: Both::take(object, "FLIGHTS")?,
+            early: Both::take(object, "EARLY")?,
+            domains: HashMap::try_from(domains)?,
+        };
         let swept = Arc::<Mutex<Swept>>::default();
         let (stop, stopped) = channel();
         let shared = Arc::clone(&swept);
         let thread = std::thread::Builder::new().name("perf-agent-dns".to_owned()).spawn(move || {
             while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-                if let Err(error) = sweep(&reader, &mut flights, &domains, &shared) {
+                if let Err(error) = waiting.sweep(&shared) {
                     tracing::warn!("lookups without an answer cannot be read: {error:#}");
                 }
             }
@@ -78,29 +112,25 @@ fn lock(swept: &Mutex<Swept>) -> MutexGuard<'_, Swept> {
     swept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn sweep(
-    reader: &HashReader,
-    flights: &mut aya::maps::HashMap<MapData, FlightKey, Flight>,
-    domains: &aya::maps::HashMap<MapData, u64, u64>,
-    swept: &Mutex<Swept>,
-) -> anyhow::Result<()> {
-    let mut old = Vec::new();
-    // Before reading, so that nothing looks older than it is.
-    let now = monotonic();
-    reader.each::<FlightKey, Flight>(|key, flight| {
-        if flight.is_older(now, SWEEP_NS) {
-            old.push((*key, *flight));
-        }
-    })?;
-    let mut swept = lock(swept);
-    for (key, mut flight) in old {
-        // Not there any more: the kernel has come across it in this moment, and counted it.
-        if flights.remove(&key).is_ok() {
-            let mut books = Books { swept: &mut swept, domains, workload: flight.workload, role: key.role };
+impl Waiting {
+    fn sweep(&mut self, swept: &Mutex<Swept>) -> anyhow::Result<()> {
+        // Before reading, so that nothing looks older than it is.
+        let now = monotonic();
+        let flights = self.flights.drain(|flight| flight.is_older(now, SWEEP_NS))?;
+        let early = self.early.drain(|early| now.saturating_sub(early.at) > SWEEP_NS)?;
+        let mut swept = lock(swept);
+        swept.strays += early.iter().filter(|(_, early)| early.known != 0).count() as u64;
+        for (key, mut flight) in flights {
+            let mut books = Books {
+                swept: &mut swept,
+                domains: &self.domains,
+                workload: flight.workload,
+                role: key.role,
+            };
             flight.expire(&mut books, now, SWEEP_NS);
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// `CLOCK_MONOTONIC` nanoseconds, as the kernel's programs have them.
@@ -113,14 +143,13 @@ fn monotonic() -> u64 {
 
 struct Books<'a> {
     swept: &'a mut Swept,
-    /// Those that have a name.
-    domains: &'a aya::maps::HashMap<MapData, u64, u64>,
+    domains: &'a HashMap<MapData, u64, u64>,
     workload: u64,
     role: u8,
 }
 
 impl Ledger for Books<'_> {
-    /// Counted with the reason it is dropped for.
+    /// Expiring sees nothing new.
     fn seen(&mut self) {}
 
     fn record(&mut self, ended: &Ended) {
@@ -142,7 +171,13 @@ impl Ledger for Books<'_> {
         self.swept.lookups += 1;
     }
 
-    fn dropped(&mut self, _: Reason) {
-        self.swept.strays += 1;
+    fn dropped(&mut self, _: Reason) {}
+
+    fn post(&mut self, _: &Event<'_>) -> bool {
+        false
+    }
+
+    fn claim(&mut self, _: &Event<'_>) -> Option<u8> {
+        None
     }
 }

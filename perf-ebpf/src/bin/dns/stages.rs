@@ -6,17 +6,17 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use perf_common::bytes::{opaque, within};
-use perf_common::dns::flight::{self, Ended, Event, FlightKey, Ledger, Outcome};
+use perf_common::dns::flight::{self, Early, EarlyKey, Ended, Event, Flight, FlightKey, Ledger, Outcome};
 use perf_common::dns::stream::Next;
-use perf_common::dns::{ANSWER, DnsKey, HEAD, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, ROLE_SERVER};
+use perf_common::dns::{ANSWER, DnsKey, HEAD, NEED, NONE, NameSample, OTHER, QUERY, rcode_index};
 use perf_common::events::Reason;
 use perf_common::workload;
 use perf_ebpf::count::{Events, add, contains, get_or_insert, observe};
 use perf_ebpf::{get, who};
 
 use super::{
-    CARRY_WORDS, CELL_ZERO, CELLS, DOMAINS, EVENTS, FLIGHT_ZERO, FLIGHTS, LANE_ZERO, MAX_DOMAINS, SAMPLES,
-    STREAMS, StreamKey, TASK, WORK, WORKLOADS, Work,
+    CARRY_WORDS, CELL_ZERO, CELLS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, LANE_ZERO, MAX_DOMAINS,
+    SAMPLES, STREAMS, StreamKey, TASK, WORK, WORKLOADS, Work,
 };
 
 /// How many pieces of memory one message is gathered from.
@@ -162,46 +162,70 @@ pub(super) extern "C" fn account() -> u64 {
     let role = flight::role(message.kind, *sent != 0);
     let key = FlightKey { sk: *sk, txid: message.txid, port: *port, role, pad: [0; 3] };
     let event = Event { message, role, known: *known != 0, now: *now, window };
-    let mut books = Books { workload: 0, role };
-    let opens = message.kind == QUERY || role == ROLE_CLIENT && message.has_question != 0;
-    let may = opens && (event.known || message.plausible != 0);
-    let found = if may {
-        get_or_insert(&FLIGHTS, &key, &FLIGHT_ZERO).map(|(flight, _)| flight)
-    } else {
-        FLIGHTS.get_ptr_mut(key)
-    };
-    // SAFETY: a live element; what happens at once on one socket with one id is one lookup.
-    let Some(flight) = found.and_then(|flight| unsafe { flight.as_mut() }) else {
-        if message.kind == ANSWER {
-            flight::stray(&mut books, &event);
-        } else if event.known {
-            books.seen();
-            books.dropped(Reason::MapFull);
+    let mut books = Books { workload: 0, key };
+    if message.kind == QUERY {
+        if !event.is_credible() {
+            return Outcome::Stray as u64;
         }
-        return Outcome::Stray as u64;
-    };
-    if flight.workload == 0 {
-        let task_at = get(&TASK);
-        let workload = who::workload(who::current(task_at), task_at);
-        flight.workload = workload.id();
-        who::announce(&WORKLOADS, flight.workload, &workload);
+        let Some((flight, _)) = get_or_insert(&FLIGHTS, &key, &FLIGHT_ZERO) else {
+            if event.known {
+                books.seen();
+                books.dropped(Reason::MapFull);
+            }
+            return Outcome::Stray as u64;
+        };
+        // SAFETY: a live element; what happens at once on one socket with one id is one lookup.
+        let flight = unsafe { &mut *flight };
+        if flight.workload == 0 {
+            let task_at = get(&TASK);
+            let workload = who::workload(who::current(task_at), task_at);
+            flight.workload = workload.id();
+            who::announce(&WORKLOADS, flight.workload, &workload);
+        }
+        books.workload = flight.workload;
+        let outcome = flight.ask(&mut books, &event);
+        if outcome == Outcome::Matched {
+            leave(flight, &key);
+        }
+        return outcome as u64;
     }
-    books.workload = flight.workload;
-    let outcome = if message.kind == ANSWER {
-        flight.answer(&mut books, &event)
-    } else {
-        flight.ask(&mut books, &event)
-    };
+    if let Some(flight) = FLIGHTS.get_ptr_mut(key) {
+        // SAFETY: as above.
+        let flight = unsafe { &mut *flight };
+        books.workload = flight.workload;
+        if flight.answer(&mut books, &event) == Outcome::Matched {
+            leave(flight, &key);
+            return Outcome::Matched as u64;
+        }
+    }
+    if !event.is_early() || !books.post(&event) {
+        event.stray(&mut books);
+        return Outcome::Stray as u64;
+    }
+    if let Some(flight) = FLIGHTS.get_ptr_mut(key) {
+        // SAFETY: as above.
+        let flight = unsafe { &mut *flight };
+        books.workload = flight.workload;
+        if flight.answer_posted(&mut books, &event) == Outcome::Matched {
+            leave(flight, &key);
+            return Outcome::Matched as u64;
+        }
+    }
+    Outcome::Pending as u64
+}
+
+/// Lets go of a flight whose last lookup has ended. Not of one that merely is empty: another thread may be about to fill it.
+#[inline(always)]
+fn leave(flight: &Flight, key: &FlightKey) {
     if flight.is_empty() {
         let _: Result<(), i32> = FLIGHTS.remove(key);
     }
-    outcome as u64
 }
 
 /// The findings' way into the maps.
 struct Books {
     workload: u64,
-    role: u8,
+    key: FlightKey,
 }
 
 impl Ledger for Books {
@@ -214,7 +238,7 @@ impl Ledger for Books {
     fn record(&mut self, ended: &Ended) {
         let rest = u64::from(ended.qtype)
             | u64::from(ended.outcome) << 8
-            | u64::from(self.role) << 16
+            | u64::from(self.key.role) << 16
             | u64::from(ended.retransmits) << 32;
         record(self.workload, ended.name, rest, ended.took);
     }
@@ -223,6 +247,32 @@ impl Ledger for Books {
     fn dropped(&mut self, reason: Reason) {
         Events(&EVENTS).dropped(reason, 1);
     }
+
+    #[inline(always)]
+    fn post(&mut self, event: &Event<'_>) -> bool {
+        let key = EarlyKey { flight: self.key, question: event.message.question };
+        let rcode = u32::from(rcode_index(event.message.rcode));
+        let early = Early { at: event.now, rcode, known: u32::from(event.known) };
+        let posted = EARLY.insert(key, early, 0).is_ok();
+        fence();
+        posted
+    }
+
+    #[inline(always)]
+    fn claim(&mut self, event: &Event<'_>) -> Option<u8> {
+        fence();
+        let key = EarlyKey { flight: self.key, question: event.message.question };
+        // SAFETY: copied at once; an element that is deleted meanwhile stays readable.
+        let rcode = unsafe { (*EARLY.get_ptr(key)?).rcode };
+        // Of two that have found it, one deletes it.
+        EARLY.remove(key).is_ok().then_some(rcode as u8)
+    }
+}
+
+/// What this CPU has written is visible before it reads on: an atomic instruction is a full barrier on x86-64.
+#[inline(always)]
+fn fence() {
+    Events(&EVENTS).nothing();
 }
 
 /// Counts one lookup of `ns`; `rest` is type, outcome, role and retransmits.
@@ -273,7 +323,7 @@ pub(super) extern "C" fn domain(name: u64, outcome: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(0) else { return OTHER };
     // SAFETY: this CPU's element.
     let Work { window, message, sample, .. } = unsafe { &mut *work };
-    let exists = outcome == u64::from(perf_common::dns::rcode_index(0));
+    let exists = outcome == u64::from(rcode_index(0));
     // An answer that repeats no question has no name in the window.
     if !exists || message.name != name || DOMAINS.insert(name, 1, u64::from(BPF_NOEXIST)).is_err() {
         return OTHER;

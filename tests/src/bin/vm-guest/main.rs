@@ -4,6 +4,7 @@
 //! people. Server and client are processes of their own, because the agent names a workload without a unit by its `comm`.
 #![allow(clippy::print_stdout, reason = "stdout is the serial line that the outside reads")]
 
+mod dns;
 mod metrics;
 mod traffic;
 
@@ -24,13 +25,15 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["server"] => traffic::serve(),
+        ["dns-server"] => dns::serve(),
+        ["dns-client", rounds] => dns::request(rounds.parse()?),
         ["client", port, keep_alive, closing] => traffic::request(
             port.parse()?,
             Requests { keep_alive: keep_alive.parse()?, closing: closing.parse()? },
         ),
         [] => drive(),
         _ => bail!(
-            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING]; without arguments it drives the agent"
+            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING | dns-server | dns-client ROUNDS]; without arguments it drives the agent"
         ),
     }
 }
@@ -79,7 +82,9 @@ fn check(plan: &Plan) -> Result<()> {
     println!("@@PROBES {}", traffic::get(AGENT, "/probes")?.replace('\n', " "));
     let before = Page::read(&traffic::get(AGENT, "/metrics")?);
     traffic::run(plan)?;
-    let expected = plan.expected();
+    dns::run(plan.lookups())?;
+    let mut expected = plan.expected();
+    expected.extend(dns::expected(plan.lookups()));
     // The last response is counted when it has left, which can be after the client has read it.
     let mut after = Page::read(&traffic::get(AGENT, "/metrics")?);
     let start = Instant::now();
@@ -97,7 +102,10 @@ fn check(plan: &Plan) -> Result<()> {
     println!("@@COUNT sched_context_switches_total expected=>0 got={switches}");
     contract(&after);
     if !expected.iter().all(|count| count.got(&before, &after).total_cmp(&count.expected).is_eq()) {
-        println!("what the agent has of the traffic:\n{}", after.about(&["vm-server", "vm-client"]));
+        println!(
+            "what the agent has of the traffic:\n{}",
+            after.about(&["vm-server", "vm-client", "vm-dns-server", "vm-dns-client"])
+        );
     }
     Ok(())
 }

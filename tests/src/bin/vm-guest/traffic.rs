@@ -33,6 +33,11 @@ impl Plan {
         })
     }
 
+    /// How many rounds of DNS lookups.
+    pub(crate) fn lookups(&self) -> u32 {
+        self.0.closing
+    }
+
     /// What the agent should have counted of it.
     pub(crate) fn expected(&self) -> Vec<Expected> {
         let Requests { keep_alive, closing } = self.0;
@@ -160,7 +165,7 @@ pub(crate) fn get(address: &str, path: &str) -> Result<String> {
 }
 
 /// Sets this process's `comm`. Only right on the main thread, and before others start, which inherit it.
-fn call_me(name: &str) {
+pub(crate) fn call_me(name: &str) {
     let mut comm = [0_u8; 16];
     for (to, from) in comm.iter_mut().zip(name.bytes().take(15)) {
         *to = from;
