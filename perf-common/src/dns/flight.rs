@@ -109,9 +109,39 @@ pub trait Ledger {
     fn dropped(&mut self, reason: Reason);
     /// Keeps the answer of this event until its query comes; false where there is no room.
     fn post(&mut self, event: &Event<'_>) -> bool;
-    /// Takes back such an answer: its code, for the one who was first to ask for it. Whoever has just written something the
+    /// Takes back such an answer, for the one who was first to ask for it. Whoever has just written something the
     /// other thread looks for sees here what that one has written before.
-    fn claim(&mut self, event: &Event<'_>) -> Option<u8>;
+    fn claim(&mut self, event: &Event<'_>) -> Option<Early>;
+}
+
+/// When a server on this host read a query, kept for its client, whose call may return later than that. On loopback the
+/// server can be done before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// [`Heard::tag`] of the query.
+    pub tag: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub at: u64,
+}
+
+/// How many are kept, in a table without chains: what is overwritten costs precision, nothing else.
+pub const HEARD: u32 = 1024;
+/// No call takes longer to return, nanoseconds.
+const MAX_CALL_NS: u64 = 10_000_000;
+
+impl Heard {
+    /// What stands for a query; its low bits are its place in the table.
+    #[inline(always)]
+    pub const fn tag(message: &Message) -> u64 {
+        crate::workload::mix(message.question ^ message.txid as u64)
+    }
+
+    /// When a query with this tag was sent at the latest, whose call returned just `now`.
+    #[inline(always)]
+    pub const fn begin(&self, tag: u64, now: u64) -> u64 {
+        if self.tag == tag && now.wrapping_sub(self.at) < MAX_CALL_NS { self.at } else { now }
+    }
 }
 
 /// What a message meant to its flight.
@@ -133,7 +163,8 @@ pub struct Event<'a> {
     pub role: u8,
     /// Whether the port says that this is DNS.
     pub known: bool,
-    /// `CLOCK_MONOTONIC` nanoseconds.
+    /// `CLOCK_MONOTONIC` nanoseconds; when the message passed, which can be a while before its call returned.
+    pub begin: u64,
     pub now: u64,
     /// For the verifier; see [`Window::forget`].
     pub window: &'a Window,
@@ -174,10 +205,9 @@ impl Flight {
         }
         // No server answers before it has read.
         if role == ROLE_CLIENT
-            && let Some(rcode) = ledger.claim(event)
+            && let Some(early) = ledger.claim(event)
         {
-            // The time between cannot be told from none.
-            self.end(ledger, filled, rcode, now);
+            self.end(ledger, filled, early.rcode as u8, early.at);
             return Outcome::Matched;
         }
         Outcome::Pending
@@ -200,9 +230,9 @@ impl Flight {
     pub fn answer_posted<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>) -> Outcome {
         let waiting = self.oldest(event.window, event.message.question);
         if waiting < SLOTS
-            && let Some(rcode) = ledger.claim(event)
+            && let Some(early) = ledger.claim(event)
         {
-            self.end(ledger, waiting, rcode, event.now);
+            self.end(ledger, waiting, early.rcode as u8, early.at);
             return Outcome::Matched;
         }
         Outcome::Pending
@@ -285,7 +315,7 @@ impl Flight {
     /// Which slot holds the query now; [`SLOTS`] for none.
     #[inline(always)]
     fn fill<L: Ledger>(&mut self, ledger: &mut L, event: &Event<'_>) -> usize {
-        let Event { message, known, now, window, .. } = *event;
+        let Event { message, known, begin, window, .. } = *event;
         let mut free = SLOTS as u64;
         for (at, slot) in self.slots.iter().enumerate() {
             if slot.state == FREE {
@@ -303,7 +333,7 @@ impl Flight {
             return SLOTS;
         }
         *self.slot(free) = Slot {
-            start: now,
+            start: begin,
             question: message.question,
             name: message.name,
             retransmits: 0,

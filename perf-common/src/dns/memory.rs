@@ -37,10 +37,10 @@ impl Ledger for Books {
         self.early.push((key, Early { at: event.now, rcode, known: u32::from(event.known) }));
         true
     }
-    fn claim(&mut self, event: &Event<'_>) -> Option<u8> {
+    fn claim(&mut self, event: &Event<'_>) -> Option<Early> {
         let key = (event.message.txid, event.message.question);
         let at = self.early.iter().position(|(have, _)| *have == key)?;
-        Some(self.early.remove(at).1.rcode as u8)
+        Some(self.early.remove(at).1)
     }
 }
 
@@ -107,7 +107,7 @@ impl Memory {
             return Outcome::Stray;
         }
         let role = role(message.kind, sent);
-        let event = Event { message, role, known: self.known, now, window: &self.window };
+        let event = Event { message, role, known: self.known, begin: now, now, window: &self.window };
         let key = (message.txid, role);
         let books = &mut self.books;
         let mut at = self.flights.iter().position(|(have, _)| *have == key);

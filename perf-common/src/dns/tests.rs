@@ -207,6 +207,17 @@ fn an_answer_can_be_faster_than_the_call_that_sent_its_query() {
 }
 
 #[test]
+fn a_query_was_sent_before_its_server_read_it() {
+    let message = Memory::default().read(&query(7, "a.example", 1));
+    let tag = super::flight::Heard::tag(&message);
+    let heard = super::flight::Heard { tag, at: 1000 };
+    assert_eq!((heard.begin(tag, 1500), heard.begin(tag + 1, 1500)), (1000, 1500));
+    // Somebody else's, and another time's.
+    assert_eq!((heard.begin(tag, 500), heard.begin(tag, 20_000_000)), (500, 20_000_000));
+    assert_ne!(tag, super::flight::Heard::tag(&Memory::default().read(&query(8, "a.example", 1))));
+}
+
+#[test]
 fn on_other_ports_only_what_is_answered_counts() {
     let mut client = Memory::on_another_port();
     for txid in 0..100 {

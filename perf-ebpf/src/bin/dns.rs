@@ -4,7 +4,7 @@
 //! and carry socket and length; the bytes come from the registers of the system call. Before 6.3, `tp_btf/sys_exit`
 //! stands in for both.
 //! Maps: `FLIGHTS` (socket, id and role → the lookups that wait) and `EARLY` (answers that wait for their queries), of which
-//! user space sweeps what waits too long, `CELLS` (workload,
+//! user space sweeps what waits too long, `HEARD_AT` (when servers here read their queries), `CELLS` (workload,
 //! domain, type and outcome → histogram), `STREAMS` (TCP socket and direction → framing), `WATCH` (what kind of traffic a UDP
 //! socket has), `BATCH` (thread → how far its `sendmmsg` is), `DOMAINS` (fingerprints with a name) and `SAMPLES` (the
 //! name of a new one), `WORKLOADS`, `EVENTS`, `WORK` (scratch of one CPU).
@@ -27,7 +27,7 @@ use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::programs::BtfTracePointContext;
 use perf_common::bytes::Window;
-use perf_common::dns::flight::{Early, EarlyKey, Flight, FlightKey, Outcome};
+use perf_common::dns::flight::{Early, EarlyKey, Flight, FlightKey, HEARD, Heard, Outcome};
 use perf_common::dns::stream::Stream;
 use perf_common::dns::{DnsCell, DnsKey, HEAD, Message, NameSample};
 use perf_common::events::Reason;
@@ -62,6 +62,8 @@ static FLIGHTS: HashMap<FlightKey, Flight> = HashMap::with_max_entries(16_384, 0
 static FLIGHT_ZERO: PerCpuArray<Flight> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EARLY: HashMap<EarlyKey, Early> = HashMap::with_max_entries(4096, 0);
+#[map]
+static HEARD_AT: Array<Heard> = Array::with_max_entries(HEARD, 0);
 #[map]
 static CELLS: HashMap<DnsKey, DnsCell> = HashMap::with_max_entries(4096, 0);
 #[map]

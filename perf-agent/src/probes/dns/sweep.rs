@@ -177,7 +177,7 @@ impl Ledger for Books<'_> {
         false
     }
 
-    fn claim(&mut self, _: &Event<'_>) -> Option<u8> {
+    fn claim(&mut self, _: &Event<'_>) -> Option<Early> {
         None
     }
 }

@@ -6,17 +6,21 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use perf_common::bytes::{opaque, within};
-use perf_common::dns::flight::{self, Early, EarlyKey, Ended, Event, Flight, FlightKey, Ledger, Outcome};
+use perf_common::dns::flight::{
+    self, Early, EarlyKey, Ended, Event, Flight, FlightKey, HEARD, Heard, Ledger, Outcome,
+};
 use perf_common::dns::stream::Next;
-use perf_common::dns::{ANSWER, DnsKey, HEAD, NEED, NONE, NameSample, OTHER, QUERY, rcode_index};
+use perf_common::dns::{
+    ANSWER, DnsKey, HEAD, Message, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, rcode_index,
+};
 use perf_common::events::Reason;
 use perf_common::workload;
 use perf_ebpf::count::{Events, add, contains, get_or_insert, observe};
 use perf_ebpf::{get, who};
 
 use super::{
-    CARRY_WORDS, CELL_ZERO, CELLS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, LANE_ZERO, MAX_DOMAINS,
-    SAMPLES, STREAMS, StreamKey, TASK, WORK, WORKLOADS, Work,
+    CARRY_WORDS, CELL_ZERO, CELLS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO,
+    MAX_DOMAINS, SAMPLES, STREAMS, StreamKey, TASK, WORK, WORKLOADS, Work,
 };
 
 /// How many pieces of memory one message is gathered from.
@@ -161,7 +165,8 @@ pub(super) extern "C" fn account() -> u64 {
     }
     let role = flight::role(message.kind, *sent != 0);
     let key = FlightKey { sk: *sk, txid: message.txid, port: *port, role, pad: [0; 3] };
-    let event = Event { message, role, known: *known != 0, now: *now, window };
+    let begin = if message.kind == QUERY { begin(message, role, *now) } else { *now };
+    let event = Event { message, role, known: *known != 0, begin, now: *now, window };
     let mut books = Books { workload: 0, key };
     if message.kind == QUERY {
         if !event.is_credible() {
@@ -214,6 +219,21 @@ pub(super) extern "C" fn account() -> u64 {
     Outcome::Pending as u64
 }
 
+/// When a query passed whose call has returned `now`. A server's leaves a note for its client, whose call may still be
+/// under way: it can have been interrupted by that very server.
+#[inline(always)]
+fn begin(message: &Message, role: u8, now: u64) -> u64 {
+    let tag = Heard::tag(message);
+    let Some(heard) = HEARD_AT.get_ptr_mut(tag as u32 & (HEARD - 1)) else { return now };
+    // SAFETY: a live element; two that write it at once cost precision.
+    let heard = unsafe { &mut *heard };
+    if role == ROLE_CLIENT {
+        return heard.begin(tag, now);
+    }
+    *heard = Heard { tag, at: now };
+    now
+}
+
 /// Lets go of a flight whose last lookup has ended. Not of one that merely is empty: another thread may be about to fill it.
 #[inline(always)]
 fn leave(flight: &Flight, key: &FlightKey) {
@@ -259,13 +279,13 @@ impl Ledger for Books {
     }
 
     #[inline(always)]
-    fn claim(&mut self, event: &Event<'_>) -> Option<u8> {
+    fn claim(&mut self, event: &Event<'_>) -> Option<Early> {
         fence();
         let key = EarlyKey { flight: self.key, question: event.message.question };
         // SAFETY: copied at once; an element that is deleted meanwhile stays readable.
-        let rcode = unsafe { (*EARLY.get_ptr(key)?).rcode };
+        let early = unsafe { *EARLY.get_ptr(key)? };
         // Of two that have found it, one deletes it.
-        EARLY.remove(key).is_ok().then_some(rcode as u8)
+        EARLY.remove(key).is_ok().then_some(early)
     }
 }
 
