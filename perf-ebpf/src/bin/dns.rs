@@ -7,7 +7,7 @@
 //! user space sweeps what waits too long, `HEARD_AT` (when servers here read their queries), `CELLS` (workload,
 //! domain, type and outcome → histogram), `STREAMS` (TCP socket and direction → framing), `WATCH` (what kind of traffic a UDP
 //! socket has), `BATCH` (thread → how far its `sendmmsg` is), `DOMAINS` (fingerprints with a name) and `SAMPLES` (the
-//! name of a new one), `WORKLOADS`, `EVENTS`, `WORK` (scratch of one CPU).
+//! name of a new one), `WORKLOADS`, `EVENTS`, `WORK` (scratch of one thread on one CPU).
 //! Metrics: `dns_lookups_total`, `dns_lookup_duration_seconds`, `dns_lookup_timeouts_total`, `dns_lookup_retransmits_total`,
 //! `dns_server_queries_total`, `dns_server_query_duration_seconds`, `dns_server_unanswered_total`.
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit`.
@@ -89,7 +89,10 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 
 #[map]
 static ARMED: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
-static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(WORKS, 0);
+/// A power of two. One would do as long as tracepoints cannot be preempted; newer kernels let them be, and then two threads
+/// are at work on one CPU.
+const WORKS: u32 = 16;
 
 /// What one message needs while it is looked at; too large for the stack.
 #[repr(C)]
@@ -201,9 +204,7 @@ fn by_socket(ctx: &BtfTracePointContext, direction: Direction) {
     if !syscall::is_running(regs, regs_at) {
         return;
     }
-    let Some(work) = WORK.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    let Some(work) = work() else { return };
     work.begin(sk, &ends, direction);
     work.length = length as u32;
     let Some(call) = Syscall::of_any(regs, regs_at) else { return };
@@ -251,9 +252,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(ends) = Ends::of(sk, at) else { return 0 };
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    let Some(work) = work() else { return 0 };
     work.begin(sk, &ends, call.direction);
     work.length = length as u32;
     if call.shape == Shape::Batch {
@@ -393,6 +392,13 @@ fn armed() -> bool {
 #[inline(always)]
 fn thread() -> u32 {
     bpf_get_current_pid_tgid() as u32
+}
+
+/// The scratch of this thread on this CPU, which it does not leave while a program runs.
+#[inline(always)]
+fn work() -> Option<&'static mut Work> {
+    // SAFETY: another thread has it only if it preempts this one and their ids agree in the low bits.
+    WORK.get_ptr_mut(thread() & (WORKS - 1)).and_then(|work| unsafe { work.as_mut() })
 }
 
 /// Which of `count` messages it is that was just moved.

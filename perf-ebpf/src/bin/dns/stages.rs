@@ -20,7 +20,7 @@ use perf_ebpf::{get, who};
 
 use super::{
     CARRY_WORDS, CELL_ZERO, CELLS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO,
-    MAX_DOMAINS, SAMPLES, STREAMS, StreamKey, TASK, WORK, WORKLOADS, Work,
+    MAX_DOMAINS, SAMPLES, STREAMS, StreamKey, TASK, WORKLOADS, Work, work,
 };
 
 /// How many pieces of memory one message is gathered from.
@@ -30,9 +30,8 @@ const PIECES: usize = 3;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn datagram() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let length = u64::from(unsafe { (*work).length });
+    let Some(work) = work() else { return 0 };
+    let length = u64::from(work.length);
     let want = if length < NEED as u64 { length } else { NEED as u64 };
     let have = gather(0, 0, want);
     if have < HEAD as u64 {
@@ -46,9 +45,7 @@ pub(super) extern "C" fn datagram() -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn advance(last: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let work = unsafe { &mut *work };
+    let Some(work) = work() else { return 0 };
     let key =
         StreamKey { sk: work.sk, port: work.port, peer_port: work.peer_port, sent: u32::from(work.sent) };
     let lane = match STREAMS.get_ptr_mut(key) {
@@ -127,9 +124,7 @@ fn gather(offset: u64, at: u64, most: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn piece(offset: u64, at: u64, most: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, payload, .. } = unsafe { &mut *work };
+    let Some(Work { window, payload, .. }) = work() else { return 0 };
     let Some((address, left)) = payload.seek(offset) else { return 0 };
     let mut len = if most > left { left } else { most };
     len = opaque(len);
@@ -146,9 +141,7 @@ pub(super) extern "C" fn piece(offset: u64, at: u64, most: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn parse(len: u64, total: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, message, .. } = unsafe { &mut *work };
+    let Some(Work { window, message, .. }) = work() else { return 0 };
     message.read(window, len as usize, total as usize);
     0
 }
@@ -157,9 +150,7 @@ pub(super) extern "C" fn parse(len: u64, total: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn account() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, message, sk, now, port, known, sent, .. } = unsafe { &mut *work };
+    let Some(Work { window, message, sk, now, port, known, sent, .. }) = work() else { return 0 };
     if message.kind != QUERY && message.kind != ANSWER {
         return Outcome::Stray as u64;
     }
@@ -340,9 +331,7 @@ pub(super) extern "C" fn domain(name: u64, outcome: u64) -> u64 {
     if contains(core::ptr::from_ref(&DOMAINS).cast_mut().cast(), &name) {
         return name;
     }
-    let Some(work) = WORK.get_ptr_mut(0) else { return OTHER };
-    // SAFETY: this CPU's element.
-    let Work { window, message, sample, .. } = unsafe { &mut *work };
+    let Some(Work { window, message, sample, .. }) = work() else { return OTHER };
     let exists = outcome == u64::from(rcode_index(0));
     // An answer that repeats no question has no name in the window.
     if !exists || message.name != name || DOMAINS.insert(name, 1, u64::from(BPF_NOEXIST)).is_err() {

@@ -44,6 +44,7 @@ fn drive() -> Result<()> {
     let mut agent =
         Command::new("/bin/perf-agent").stdin(Stdio::null()).spawn().context("starting perf-agent")?;
     let checked = ready(&mut agent).and_then(|()| check(&plan));
+    print_missed(agent.id());
     let stopped = stop(&mut agent);
     checked.and(stopped)
 }
@@ -63,6 +64,19 @@ fn ready(agent: &mut Child) -> Result<()> {
     }
     println!("perf-agent was ready after {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Runs that the kernel left out because the same program was under way on that CPU already.
+fn print_missed(pid: u32) {
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten() {
+        let info = fs::read_to_string(entry.path()).unwrap_or_default();
+        let field = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        if let (Some(id), Some(missed)) = (field("prog_id:"), field("recursion_misses:"))
+            && missed != "0"
+        {
+            println!("BPF program {id} missed {missed} runs");
+        }
+    }
 }
 
 /// Where a hanging agent hangs. One with an empty stack runs; all its time in the kernel means that it is in the verifier.
