@@ -25,7 +25,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::BtfTracePointContext;
-use perf_common::bytes::{WINDOW, Window};
+use perf_common::bytes::{WINDOW, Window, opaque};
 use perf_common::events::Reason;
 use perf_common::histogram::Histogram;
 use perf_common::http::{
@@ -43,10 +43,7 @@ use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
 use perf_ebpf::who::{self, MAX_WORKLOADS};
 use perf_ebpf::{get, unset};
-use stages::{
-    load_carry, name_route, parse_authority, parse_end, parse_lines, parse_method, parse_other, parse_path,
-    read_payload, record, save_carry,
-};
+use stages::{load_carry, name_route, parse_begin, parse_end, parse_lines, read_payload, record, save_carry};
 
 perf_ebpf::program!();
 
@@ -120,7 +117,11 @@ struct Work {
     payload: Payload,
     pass: Pass,
     sample: RouteSample,
+    /// Fingerprints that are in `ROUTES`, each at the place that its lowest bits tell: spares the look-up for the usual ones.
+    named: [u64; NAMED],
 }
+
+const NAMED: usize = 256;
 
 /// When the data arrived that the current task is just reading.
 #[repr(C)]
@@ -489,14 +490,7 @@ impl Io for Kernel<'_> {
     fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
         let pass = &mut self.work.pass;
         pass.prepare(half, is_request, answered, len, reach);
-        let more = if !pass.starts_request() {
-            parse_other()
-        } else if parse_method() != 0 && parse_authority() != 0 {
-            parse_path()
-        } else {
-            0
-        };
-        if more != 0 {
+        if parse_begin() != 0 {
             parse_lines();
             parse_end();
         }
@@ -526,7 +520,11 @@ impl Io for Kernel<'_> {
 
     #[inline(always)]
     fn route(&mut self, route: u64, at: usize, len: usize) {
-        name_route(route, at as u64, len as u64);
+        // SAFETY: masked to the array's entries.
+        let named = unsafe { &mut *self.work.named.as_mut_ptr().add((opaque(route) & (NAMED as u64 - 1)) as usize) };
+        if *named != route && name_route(route, at as u64, len as u64) != 0 {
+            *named = route;
+        }
     }
 
     #[inline(always)]

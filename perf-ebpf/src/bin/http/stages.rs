@@ -16,41 +16,14 @@ use perf_ebpf::count::{Events, add, get_or_insert, observe};
 
 use super::{CARRY, CELL_ZERO, CELLS, CELLS_USED, Carry, EVENTS, MAX_CELLS, ROUTES, SAMPLES, WORK, Work};
 
-/// The stages of [`Pass`].
+/// The stages of the pass that `WORK` holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn parse_method() -> u64 {
+pub(super) extern "C" fn parse_begin() -> u64 {
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element.
     let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.method(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn parse_authority() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.authority(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn parse_path() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.path(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn parse_other() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.other(window))
+    u64::from(pass.begin(window))
 }
 
 #[unsafe(no_mangle)]
@@ -59,7 +32,7 @@ pub(super) extern "C" fn parse_lines() -> u64 {
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element.
     let Work { window, pass, .. } = unsafe { &mut *work };
-    pass.scan(window);
+    pass.lines(window);
     0
 }
 
@@ -119,12 +92,15 @@ pub(super) extern "C" fn save_carry(direction: u64) -> u64 {
     u64::from(CARRY.insert(key, start, 0).is_ok())
 }
 
-/// Sends up the path in the window, if nobody has named its route yet.
+/// Sends up the path in the window, if nobody has named its route yet; 1 if it is named now.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
     // SAFETY: the value is not looked at.
-    if unsafe { ROUTES.get(route) }.is_some() || ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
+    if unsafe { ROUTES.get(route) }.is_some() {
+        return 1;
+    }
+    if ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
         return 0;
     }
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
@@ -140,8 +116,9 @@ pub(super) extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
     if SAMPLES.output::<RouteSample>(&*sample, 0).is_err() {
         // Named another time.
         let _: Result<(), i32> = ROUTES.remove(route);
+        return 0;
     }
-    0
+    1
 }
 
 /// Counts one exchange of `ns`; `rest` is status, method and role as [`HttpKey`] has them. It must not use `WORK`: a
