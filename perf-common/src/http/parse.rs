@@ -7,7 +7,7 @@ mod lines;
 mod number;
 
 use super::{Half, Method};
-use crate::bytes::{WINDOW, Window, find, first, low, lower, text, within};
+use crate::bytes::{WINDOW, Window, find, first, low, lower, meet, text, within};
 use crate::route::{Path, Read};
 use lines::{
     AT_LINE_START, BAD_VERSION, EMPTY_LINE, IN_FIRST_LINE, IN_TRAILERS, IS_REQUEST, SAW_CHUNKED, Scan,
@@ -155,10 +155,14 @@ impl Pass {
             Scan { pos: 0, line_start: 0, length_at: 0, flags: if is_request { IS_REQUEST } else { 0 } };
     }
 
-    /// All stages in a row.
+    /// The whole pass.
+    #[inline(always)]
     pub fn run(&mut self, window: &Window) {
-        if self.begin(window) {
+        let more = self.begin(window);
+        meet();
+        if more {
             self.lines(window);
+            meet();
             self.finish(window);
         }
     }
@@ -186,6 +190,8 @@ impl Pass {
         let begun = method(&mut self.out, window, len);
         let Begun::At(pos) = begun else { return self.begun(&begun) };
         let mut pos = window.forget(pos as u64) as usize;
+        // Every compare with the length above has left another bound on it.
+        let len = window.forget(len as u64) as usize;
         // A path, `*`, or an authority: of what remains only the absolute form has its path elsewhere.
         let target = window.byte(pos);
         if target != b'/' && target != b'*' && self.out.method != Method::Connect as u8 {

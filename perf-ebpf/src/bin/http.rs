@@ -43,7 +43,7 @@ use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
 use perf_ebpf::who::{self, MAX_WORKLOADS};
 use perf_ebpf::{get, unset};
-use stages::{load_carry, name_route, parse_begin, parse_end, parse_lines, read_payload, record, save_carry};
+use stages::{load_carry, name_route, parse, read_payload, record, save_carry};
 
 perf_ebpf::program!();
 
@@ -490,10 +490,7 @@ impl Io for Kernel<'_> {
     fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
         let pass = &mut self.work.pass;
         pass.prepare(half, is_request, answered, len, reach);
-        if parse_begin() != 0 {
-            parse_lines();
-            parse_end();
-        }
+        parse();
         *half = self.work.pass.half;
         self.work.pass.out
     }

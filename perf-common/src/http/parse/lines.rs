@@ -3,7 +3,7 @@
 use crate::bytes::{Place, SLACK, Window, find, first, low, lower, may_hold, text};
 
 /// Steps per pass, each to the end of a line or [`SLACK`] bytes along it; what is left over is read in the next pass.
-const STEPS: usize = 24;
+const STEPS: usize = 32;
 
 /// Where the scan for lines stands, and what it found. Flags in one number, so that one [`Window::forget`] covers them.
 #[repr(C)]

@@ -16,33 +16,14 @@ use perf_ebpf::count::{Events, add, get_or_insert, observe};
 
 use super::{CARRY, CELL_ZERO, CELLS, CELLS_USED, Carry, EVENTS, MAX_CELLS, ROUTES, SAMPLES, WORK, Work};
 
-/// The stages of the pass that `WORK` holds.
+/// Runs the pass that `WORK` holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn parse_begin() -> u64 {
+pub(super) extern "C" fn parse() -> u64 {
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's element.
     let Work { window, pass, .. } = unsafe { &mut *work };
-    u64::from(pass.begin(window))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn parse_lines() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    pass.lines(window);
-    0
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn parse_end() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Work { window, pass, .. } = unsafe { &mut *work };
-    pass.finish(window);
+    pass.run(window);
     0
 }
 
