@@ -6,7 +6,6 @@ mod tcp;
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::Context as _;
 use aya::Ebpf;
 use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
 use perf_common::histogram::Histogram;
@@ -17,7 +16,7 @@ use serde::Serialize;
 use crate::config::{Buckets, Config};
 use crate::identity::{Identity, Namer};
 use crate::kernel::{Kernel, Missing};
-use crate::maps::{Counters, HashReader};
+use crate::maps::{Counters, MapReader, Table};
 use crate::object::{Globals, Loader};
 use crate::page::{FamilyWriter, Kind, Page};
 
@@ -237,7 +236,7 @@ impl Names {
         Self { namer, peers: HashMap::new(), buckets }
     }
 
-    fn learn(&mut self, workloads: &HashReader, peers: Option<&HashReader>) -> std::io::Result<()> {
+    fn learn(&mut self, workloads: &MapReader, peers: Option<&MapReader>) -> std::io::Result<()> {
         workloads.each::<u64, Workload>(|id, workload| self.namer.learn(*id, workload))?;
         let Some(peers) = peers else { return Ok(()) };
         peers.each::<u64, Peer>(|id, peer| {
@@ -298,13 +297,6 @@ fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, merge: impl Fn(&mu
     out
 }
 
-/// Makes the cell that counts what finds no room for one of its own.
-fn make_other<K: aya::Pod, V: aya::Pod>(object: &mut Ebpf, key: K, zero: V) -> anyhow::Result<()> {
-    let map = object.map_mut("CELLS").context("the object has no map CELLS")?;
-    aya::maps::HashMap::<_, K, V>::try_from(map)?.insert(key, zero, 0)?;
-    Ok(())
-}
-
 /// The contract of loss, for every probe: seen = recorded + dropped + in flight.
 fn write_events(page: &mut Page, events: &[(&'static str, [u64; COUNTERS as usize])]) {
     let mut family = page.family(
@@ -338,19 +330,19 @@ fn write_events(page: &mut Page, events: &[(&'static str, [u64; COUNTERS as usiz
 
 /// The maps that every slice has.
 struct Common {
-    workloads: HashReader,
-    peers: Option<HashReader>,
+    workloads: MapReader,
+    peers: Option<MapReader>,
     events: Counters,
-    cells: HashReader,
+    cells: Table,
 }
 
 impl Common {
     fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            workloads: HashReader::take(object, "WORKLOADS")?,
-            peers: HashReader::take(object, "PEERS").ok(),
+            workloads: MapReader::take(object, "WORKLOADS")?,
+            peers: MapReader::take(object, "PEERS").ok(),
             events: Counters::take(object, "EVENTS")?,
-            cells: HashReader::take(object, "CELLS")?,
+            cells: Table::take(object)?,
         })
     }
 

@@ -152,6 +152,28 @@ pub struct HttpKey {
 
 crate::pod!(HttpKey: 24);
 
+/// An element of the table of cells.
+pub type HttpSlot = crate::cells::Slot<HttpKey, crate::histogram::Histogram>;
+crate::pod!(HttpSlot: 24 + 8 * (1 + crate::histogram::CELLS));
+
+impl crate::cells::Key for HttpKey {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        let rest = u64::from(self.status) << 8 | u64::from(self.method) << 2 | u64::from(self.role);
+        let all = self.workload ^ self.route_or_peer.rotate_left(32) ^ rest;
+        all.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    }
+
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        self.workload == other.workload
+            && self.route_or_peer == other.route_or_peer
+            && self.status == other.status
+            && self.method == other.method
+            && self.role == other.role
+    }
+}
+
 /// How much of a path goes up as the sample that names its route.
 pub const SAMPLE: usize = 128;
 

@@ -8,6 +8,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod bytes;
+pub mod cells;
 pub mod events;
 pub mod histogram;
 pub mod http;

@@ -7,11 +7,13 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData, RingBuf};
 use perf_common::events::COUNTERS;
 use perf_common::histogram::Histogram;
-use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, RouteSample, SAMPLE};
+use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN, RouteSample, SAMPLE};
 use perf_common::route;
+use perf_common::workload::OTHER;
 
 use super::{Common, Names, Probe, Start, Started, Write, merged, started};
 use crate::identity::Identity;
+use crate::maps::Table;
 use crate::object::{self, Hook, HookKind};
 use crate::page::{Kind, Page};
 
@@ -52,11 +54,16 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let series = config.probes.http.max_series.get();
         // Room for the `other` cells of each workload beyond the limit.
         let by_socket = loader.has_tracepoint("sock_send_length");
+        let cells = series + series / 4 + 64;
         let sizes = [
-            ("CELLS", series + series / 4 + 64),
+            ("CELLS", cells),
+            ("INDEX", cells),
+            ("FREE", cells),
             ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR }),
         ];
         let mut object = loader.load(object::HTTP, &sizes)?;
+        let other = HttpKey { workload: OTHER, ..HttpKey::default() };
+        Table::prepare::<_, Histogram>(&mut object, other)?;
         let mut status = loader.attach("http", &mut object, &SHARED);
         let calls: &[Hook] = if by_socket { &BY_SOCKET } else { &BY_DESCRIPTOR };
         status.extend(loader.attach("http", &mut object, calls));
@@ -96,8 +103,12 @@ impl Probe for Http {
         let Self { maps, routes, .. } = self;
         let mut server = Vec::new();
         let mut client = Vec::new();
-        maps.cells.each::<HttpKey, Histogram>(|key, histogram| {
+        maps.cells.each::<HttpKey, Histogram>(|_, key, histogram| {
             let HttpKey { workload, route_or_peer, status, method, role, pad: _ } = *key;
+            if role == ROLE_UNKNOWN {
+                // The table's first cell, which this slice has no use for: what finds no room is `other` per workload.
+                return;
+            }
             let is_server = role == ROLE_SERVER;
             let route_or_destination =
                 if is_server { routes.name(route_or_peer) } else { names.destination(route_or_peer) };

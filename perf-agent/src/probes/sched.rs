@@ -6,18 +6,16 @@ use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
 use perf_common::events::COUNTERS;
-use perf_common::histogram::Histogram;
 use perf_common::sched::{Running, SchedCell};
 use perf_common::workload::OTHER;
 
-use super::{Common, Names, Probe, Start, Started, make_other, merged, started};
+use super::{Common, Names, Probe, Start, Started, merged, started};
 use crate::identity::Identity;
+use crate::maps::Table;
 use crate::object::{self, Hook};
 use crate::page::{Kind, Page};
 
 const HOOKS: [Hook; 1] = [Hook::tracepoint("sched_switch", "sched_switch")];
-
-const ZERO: SchedCell = SchedCell { cpu: 0, voluntary: 0, involuntary: 0, latency: Histogram::EMPTY };
 
 struct Sched {
     /// Holds the program and with it the link.
@@ -31,7 +29,7 @@ struct Sched {
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
     started("sched", globals, || {
         let mut object = loader.load(object::SCHED, &[])?;
-        make_other(&mut object, OTHER, ZERO)?;
+        Table::prepare::<_, SchedCell>(&mut object, OTHER)?;
         let status = loader.attach("sched", &mut object, &HOOKS);
         let maps = Common::take(&mut object)?;
         let running = object.take_map("RUNNING").context("the object has no map RUNNING")?;
@@ -51,17 +49,28 @@ impl Probe for Sched {
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        let running = self.running.get(&0, 0).map(|cpus| cpus.to_vec()).unwrap_or_default();
+        let now = monotonic_ns();
         let mut cells = Vec::new();
-        self.maps
-            .cells
-            .each::<u64, SchedCell>(|workload, cell| cells.push((names.identity(*workload), *cell)))?;
+        self.maps.cells.each::<u64, SchedCell>(|at, workload, cell| {
+            let mut cell = *cell;
+            // What is on a CPU now: a task alone on its CPU may not be switched out for minutes.
+            for running in running.iter().filter(|running| running.cell == u64::from(at) + 1) {
+                cell.cpu += now.saturating_sub(running.since);
+            }
+            cells.push((names.identity(*workload), cell));
+        })?;
         let mut cells = merged(cells, |into, SchedCell { cpu, voluntary, involuntary, latency }| {
             into.cpu += cpu;
             into.voluntary += voluntary;
             into.involuntary += involuntary;
             into.latency.merge(latency);
         });
-        self.add_running(names, &mut cells);
+        for (identity, cell) in &mut cells {
+            let before = self.exported.entry(identity.clone()).or_default();
+            *before = cell.cpu.max(*before);
+            cell.cpu = *before;
+        }
 
         let mut family = page.family(
             "sched_run_queue_latency_seconds",
@@ -87,25 +96,6 @@ impl Probe for Sched {
             }
         }
         Ok(())
-    }
-}
-
-impl Sched {
-    /// Adds the time of what is on a CPU now: a task alone on its CPU may not be switched out for minutes.
-    fn add_running(&mut self, names: &Names, cells: &mut BTreeMap<Identity, SchedCell>) {
-        if let Ok(cpus) = self.running.get(&0, 0) {
-            let now = monotonic_ns();
-            for running in cpus.iter().filter(|running| running.workload != 0) {
-                if let Some(cell) = cells.get_mut(&names.identity(running.workload)) {
-                    cell.cpu += now.saturating_sub(running.since);
-                }
-            }
-        }
-        for (identity, cell) in cells {
-            let before = self.exported.entry(identity.clone()).or_default();
-            *before = cell.cpu.max(*before);
-            cell.cpu = *before;
-        }
     }
 }
 

@@ -4,9 +4,9 @@
 //! registers of the system call. `tp_btf/tcp_rcv_space_adjust` fires just before and still knows when the packet arrived:
 //! a server's request begins there, not when the program gets round to reading it. `tp_btf/inet_sock_set_state` ends
 //! what only the connection's end ends.
-//! Maps: `CONNS` (socket → state), `CARRY` (socket and direction → a cut line), `CELLS` (workload, route or peer, method, status →
-//! histogram), `ROUTES` (fingerprints with a name) and `SAMPLES` (the text that names a new one), `WORKLOADS`, `PEERS`,
-//! `EVENTS`, `WORK` and `ARRIVAL` (scratch of one CPU).
+//! Maps: a table of histograms by workload, route or peer, method and status; `CONNS` (socket → state), `CARRY` (socket and
+//! direction → a cut line), `ROUTES` (fingerprints with a name) and `SAMPLES` (the text that names a new one), `PEERS`,
+//! `WORK` and `ARRIVAL` (scratch of one CPU).
 //! Metrics: `http_requests_total`, `http_request_duration_seconds`, `http_client_requests_total`,
 //! `http_client_request_duration_seconds`.
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit` stands in for them.
@@ -36,19 +36,17 @@ use perf_common::http::{
 };
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::peer::Peer;
-use perf_common::workload::Workload;
-use perf_ebpf::count::{EVENT_COUNTERS, Events};
+use perf_ebpf::count::Events;
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
-use perf_ebpf::who::{self, MAX_WORKLOADS};
-use perf_ebpf::{get, unset};
+use perf_ebpf::{get, unset, who};
 use stages::{load_carry, name_route, parse, read_payload, record, save_carry};
 
 perf_ebpf::program!();
+// As many as the configuration asks for.
+perf_ebpf::slice!(HttpKey => Histogram, 10_240);
 
-#[unsafe(no_mangle)]
-static TASK: Global<TaskOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static SOCK: Global<SockOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
@@ -71,21 +69,13 @@ static CONN_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static CARRY: LruHashMap<u64, Carry> = LruHashMap::with_max_entries(4096, 0);
 #[map]
-static CELLS: HashMap<HttpKey, Histogram> = HashMap::with_max_entries(10_240, 0);
-#[map]
-static CELL_ZERO: PerCpuArray<Histogram> = PerCpuArray::with_max_entries(1, 0);
-#[map]
 static CELLS_USED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static ROUTES: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
-static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOADS, 0);
-#[map]
 static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
-#[map]
-static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
 /// 1 once every hook is attached. Until then nothing is counted: requests whose responses nobody watches yet would be paired
 /// with later ones for as long as their connections live.
 #[map]

@@ -12,9 +12,9 @@ use perf_common::events::Reason;
 use perf_common::http::{HttpKey, ROLE_SERVER, RouteSample, SAMPLE};
 use perf_common::peer::CLASS_OTHER;
 use perf_common::route;
-use perf_ebpf::count::{Events, add, get_or_insert, observe};
+use perf_ebpf::count::{Events, add, observe};
 
-use super::{CARRY, CELL_ZERO, CELLS, CELLS_USED, Carry, EVENTS, MAX_CELLS, ROUTES, SAMPLES, WORK, Work};
+use super::{CARRY, CELLS_USED, Carry, EVENTS, MAX_CELLS, ROUTES, SAMPLES, TABLE, WORK, Work};
 
 /// Runs the pass that `WORK` holds.
 #[unsafe(no_mangle)]
@@ -117,24 +117,22 @@ pub(super) extern "C" fn record(workload: u64, route_or_peer: u64, rest: u64, ns
     };
     let Some(used) = CELLS_USED.get_ptr_mut(0) else { return 0 };
     let events = Events(&EVENTS);
-    let mut cell = CELLS.get_ptr_mut(key);
+    let mut cell = TABLE.find(&key);
     if cell.is_none() {
         // SAFETY: a live element.
         if unsafe { used.read_volatile() } >= MAX_CELLS.load() {
             key.route_or_peer = if key.role == ROLE_SERVER { route::OTHER } else { u64::from(CLASS_OTHER) };
         }
-        cell = get_or_insert(&CELLS, &key, &CELL_ZERO).map(|(cell, new)| {
-            if new {
-                add(used, 1);
-            }
-            cell
-        });
+        cell = TABLE.find_or_make(&key);
     }
     let Some(cell) = cell else {
         events.dropped(Reason::MapFull, 1);
         return 0;
     };
-    observe(cell, ns);
+    if cell.new {
+        add(used, 1);
+    }
+    observe(cell.value, ns);
     events.recorded();
     0
 }
