@@ -17,7 +17,7 @@ use crate::config::{Buckets, Config};
 use crate::identity::{Identity, Namer};
 use crate::kernel::{Kernel, Missing};
 use crate::maps::{Counters, MapReader, Table};
-use crate::object::{Globals, Loader};
+use crate::object::{Globals, Loader, missed_runs};
 use crate::page::{FamilyWriter, Kind, Page};
 
 /// Whether a hook of a probe works on this host.
@@ -50,12 +50,12 @@ pub(crate) struct Status {
 
 /// A slice that runs.
 trait Probe: Send {
-    /// Learns the names that the kernel has announced.
-    fn learn(&mut self, names: &mut Names);
+    /// What it has in common with the others.
+    fn common(&self) -> &Common;
+    /// Learns more than workloads and peers.
+    fn learn(&mut self) {}
     /// Reads the maps and writes the slice's families.
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()>;
-    /// Its counters of events, by [`perf_common::events`].
-    fn events(&self) -> [u64; COUNTERS as usize];
 }
 
 /// What a slice's `start` gets.
@@ -157,15 +157,16 @@ impl Probes {
     pub(crate) fn collect(&mut self, page: &mut Page) {
         let Self { status: _, running, names } = self;
         for (_, slice) in running.iter_mut() {
-            slice.learn(names);
+            slice.learn();
+            slice.common().learn(names);
         }
         for (probe, slice) in running.iter_mut() {
             if let Err(error) = slice.collect(names, page) {
                 tracing::warn!(probe, "a map cannot be read: {error:#}");
             }
         }
-        let events: Vec<_> = running.iter().map(|(probe, slice)| (*probe, slice.events())).collect();
-        write_events(page, &events);
+        let slices: Vec<_> = running.iter().map(|(probe, slice)| (*probe, slice.common())).collect();
+        write_events(page, &slices);
     }
 }
 
@@ -298,38 +299,48 @@ fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, merge: impl Fn(&mu
 }
 
 /// The contract of loss, for every probe: seen = recorded + dropped + in flight.
-fn write_events(page: &mut Page, events: &[(&'static str, [u64; COUNTERS as usize])]) {
-    let mut family = page.family(
-        "perf_agent_events_total",
-        "Events that a probe saw; what is neither recorded nor dropped is in flight.",
-        Kind::Counter,
-    );
-    for (probe, counters) in events {
-        family.sample(&[("probe", probe)], counters[SEEN as usize] as f64);
-    }
-    let mut family = page.family(
-        "perf_agent_events_recorded_total",
-        "Events that a probe counted in a series.",
-        Kind::Counter,
-    );
-    for (probe, counters) in events {
-        family.sample(&[("probe", probe)], counters[RECORDED as usize] as f64);
+fn write_events(page: &mut Page, slices: &[(&'static str, &Common)]) {
+    let events: Vec<(&str, [u64; COUNTERS as usize])> =
+        slices.iter().map(|(probe, common)| (*probe, common.events.sums())).collect();
+    let totals = [
+        (
+            "perf_agent_events_total",
+            "Events that a probe saw; what is neither recorded nor dropped is in flight.",
+            SEEN,
+        ),
+        ("perf_agent_events_recorded_total", "Events that a probe counted in a series.", RECORDED),
+    ];
+    for (name, help, counter) in totals {
+        let mut family = page.family(name, help, Kind::Counter);
+        for (probe, counters) in &events {
+            family.sample(&[("probe", probe)], counters[counter as usize] as f64);
+        }
     }
     let mut family = page.family(
         "perf_agent_events_dropped_total",
         "Events that a probe saw and could not count, by reason.",
         Kind::Counter,
     );
-    for (probe, counters) in events {
+    for (probe, counters) in &events {
         for (reason, label) in REASONS {
             let dropped = counters[(DROPPED + reason as u32) as usize];
             family.sample(&[("probe", probe), ("reason", label)], dropped as f64);
         }
     }
+    let mut family = page.family(
+        "perf_agent_missed_runs_total",
+        "Runs of a probe's BPF programs that the kernel skipped, because the program was under way on that CPU already: what they would have seen is not in the events.",
+        Kind::Counter,
+    );
+    for (probe, common) in slices {
+        family.sample(&[("probe", probe)], missed_runs(&common.object) as f64);
+    }
 }
 
-/// The maps that every slice has.
+/// What every slice has.
 struct Common {
+    /// Holds the programs and with them the links.
+    object: Ebpf,
     workloads: MapReader,
     peers: Option<MapReader>,
     events: Counters,
@@ -337,12 +348,13 @@ struct Common {
 }
 
 impl Common {
-    fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
+    fn take(mut object: Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            workloads: MapReader::take(object, "WORKLOADS")?,
-            peers: MapReader::take(object, "PEERS").ok(),
-            events: Counters::take(object, "EVENTS")?,
-            cells: Table::take(object)?,
+            workloads: MapReader::take(&mut object, "WORKLOADS")?,
+            peers: MapReader::take(&mut object, "PEERS").ok(),
+            events: Counters::take(&mut object, "EVENTS")?,
+            cells: Table::take(&mut object)?,
+            object,
         })
     }
 

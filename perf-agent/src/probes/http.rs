@@ -3,9 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Context as _;
-use aya::Ebpf;
 use aya::maps::{Array, MapData, RingBuf};
-use perf_common::events::COUNTERS;
 use perf_common::histogram::Histogram;
 use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN, RouteSample, SAMPLE};
 use perf_common::route;
@@ -42,9 +40,7 @@ const BY_DESCRIPTOR: [Hook; 2] = [
 const CONNS_BY_ADDR: u32 = 32_768;
 
 struct Http {
-    /// Holds the programs and with them the links.
-    _object: Ebpf,
-    maps: Common,
+    common: Common,
     samples: RingBuf<MapData>,
     routes: Routes,
 }
@@ -69,10 +65,9 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         status.extend(loader.attach("http", &mut object, calls));
         let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
         Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
-        let maps = Common::take(&mut object)?;
         let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
         let samples = RingBuf::try_from(samples)?;
-        let http = Http { _object: object, maps, samples, routes: Routes::default() };
+        let http = Http { common: Common::take(object)?, samples, routes: Routes::default() };
         Ok((status, Some(Box::new(http) as Box<dyn Probe>)))
     })
 }
@@ -87,23 +82,22 @@ struct Series {
 }
 
 impl Probe for Http {
-    fn learn(&mut self, names: &mut Names) {
+    fn learn(&mut self) {
         // Names before counts: a fingerprint in a cell then has its sample in the ring or behind it.
         while let Some(sample) = self.samples.next() {
             self.routes.learn(&sample);
         }
-        self.maps.learn(names);
     }
 
-    fn events(&self) -> [u64; COUNTERS as usize] {
-        self.maps.events.sums()
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { maps, routes, .. } = self;
+        let Self { common, routes, .. } = self;
         let mut server = Vec::new();
         let mut client = Vec::new();
-        maps.cells.each::<HttpKey, Histogram>(|_, key, histogram| {
+        common.cells.each::<HttpKey, Histogram>(|_, key, histogram| {
             let HttpKey { workload, route_or_peer, status, method, role, pad: _ } = *key;
             if role == ROLE_UNKNOWN {
                 // The table's first cell, which this slice has no use for: what finds no room is `other` per workload.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
-use perf_common::events::COUNTERS;
 use perf_common::sched::{Running, SchedCell};
 use perf_common::workload::OTHER;
 
@@ -18,9 +16,7 @@ use crate::page::{Kind, Page};
 const HOOKS: [Hook; 1] = [Hook::tracepoint("sched_switch", "sched_switch")];
 
 struct Sched {
-    /// Holds the program and with it the link.
-    _object: Ebpf,
-    maps: Common,
+    common: Common,
     running: PerCpuArray<MapData, Running>,
     /// CPU seconds as last exported: what is still running is estimated, and an estimate must not make a counter fall.
     exported: BTreeMap<Identity, u64>,
@@ -31,28 +27,23 @@ pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Star
         let mut object = loader.load(object::SCHED, &[])?;
         Table::prepare::<_, SchedCell>(&mut object, OTHER)?;
         let status = loader.attach("sched", &mut object, &HOOKS);
-        let maps = Common::take(&mut object)?;
         let running = object.take_map("RUNNING").context("the object has no map RUNNING")?;
         let running = PerCpuArray::try_from(running)?;
-        let sched = Sched { _object: object, maps, running, exported: BTreeMap::new() };
+        let sched = Sched { common: Common::take(object)?, running, exported: BTreeMap::new() };
         Ok((status, Some(Box::new(sched) as Box<dyn Probe>)))
     })
 }
 
 impl Probe for Sched {
-    fn learn(&mut self, names: &mut Names) {
-        self.maps.learn(names);
-    }
-
-    fn events(&self) -> [u64; COUNTERS as usize] {
-        self.maps.events.sums()
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let running = self.running.get(&0, 0).map(|cpus| cpus.to_vec()).unwrap_or_default();
         let now = monotonic_ns();
         let mut cells = Vec::new();
-        self.maps.cells.each::<u64, SchedCell>(|at, workload, cell| {
+        self.common.cells.each::<u64, SchedCell>(|at, workload, cell| {
             let mut cell = *cell;
             // What is on a CPU now: a task alone on its CPU may not be switched out for minutes.
             for running in running.iter().filter(|running| running.cell == u64::from(at) + 1) {

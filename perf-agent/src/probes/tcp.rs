@@ -1,7 +1,5 @@
 //! Connections: opened, accepted, failed, closed, reset, and what was sent twice. See `perf-ebpf/src/bin/tcp.rs`.
 
-use aya::Ebpf;
-use perf_common::events::COUNTERS;
 use perf_common::peer::CLASS_OTHER;
 use perf_common::tcp::{CONNECT_RESULTS, TcpCell, TcpKey};
 use perf_common::workload::OTHER;
@@ -26,9 +24,7 @@ const HOOKS: [Hook; 5] = [
 const SOCKETS_BY_ADDR: u32 = 65_536;
 
 struct Tcp {
-    /// Holds the programs and with them the links.
-    _object: Ebpf,
-    maps: Common,
+    common: Common,
 }
 
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
@@ -38,23 +34,18 @@ pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Star
         let other = TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) };
         Table::prepare::<_, TcpCell>(&mut object, other)?;
         let status = loader.attach("tcp", &mut object, &HOOKS);
-        let maps = Common::take(&mut object)?;
-        Ok((status, Some(Box::new(Tcp { _object: object, maps }) as Box<dyn Probe>)))
+        Ok((status, Some(Box::new(Tcp { common: Common::take(object)? }) as Box<dyn Probe>)))
     })
 }
 
 impl Probe for Tcp {
-    fn learn(&mut self, names: &mut Names) {
-        self.maps.learn(names);
-    }
-
-    fn events(&self) -> [u64; COUNTERS as usize] {
-        self.maps.events.sums()
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let mut cells = Vec::new();
-        self.maps.cells.each::<TcpKey, TcpCell>(|_, key, cell| {
+        self.common.cells.each::<TcpKey, TcpCell>(|_, key, cell| {
             cells.push(((names.identity(key.workload), names.destination(key.peer)), *cell));
         })?;
         let cells = merged(cells, merge);

@@ -80,8 +80,11 @@ static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
 /// with later ones for as long as their connections live.
 #[map]
 static ARMED: Array<u32> = Array::with_max_entries(1, 0);
+/// One for each direction. A task can be preempted in the middle of a program, on kernels that preempt tasks in the kernel,
+/// and the next one on this CPU comes by here as well; the same program it cannot enter (that run is counted as missed),
+/// but the other one it can.
 #[map]
-static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -102,6 +105,8 @@ struct Carry {
 struct Work {
     /// The socket's address, as a key.
     sk: u64,
+    /// Which element of `WORK` this is.
+    place: u64,
     window: Window,
     call: Call,
     payload: Payload,
@@ -154,10 +159,9 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let begin = if conn.role == ROLE_SERVER { now } else { departure(conn, sk, sock_at, length as u64, now) };
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    let Some(work) = work(Direction::Sent) else { return 0 };
     work.sk = sk.key();
+    work.place = Direction::Sent as u64;
     work.call = Call { direction: Direction::Sent, total: length as u32, done: 0, begin, now };
     if !conn.skips(Direction::Sent, length as u32) {
         work.payload = Payload::of(who::current(task_at), get(&REGS), Direction::Sent, length as u32);
@@ -185,9 +189,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     }
     let arrived = arrival(sk, task_at);
     let Some(conn) = conn(sk, length != 0) else { return 0 };
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
         conn.end_of_stream(&mut Kernel { work });
         return 0;
@@ -203,6 +205,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     let now: u64 = tcp.load(sock_at.tcp_clock_cache);
     let begin = if arrived == 0 { now } else { arrived };
     work.sk = sk.key();
+    work.place = Direction::Received as u64;
     work.call = Call { direction: Direction::Received, total: length as u32, done: 0, begin, now };
     if !conn.skips(Direction::Received, length as u32) {
         work.payload = if flags & MSG_TRUNC != 0 {
@@ -248,9 +251,8 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let received = syscall.direction as u8 == Direction::Received as u8;
     let arrived = if received { arrival(sk, task_at) } else { 0 };
     let Some(conn) = conn(sk, length != 0) else { return 0 };
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    // This program never interrupts itself, so its two directions can share.
+    let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
         if received {
             conn.end_of_stream(&mut Kernel { work });
@@ -271,6 +273,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
         begin = departure(conn, sk, sock_at, length as u64, now);
     }
     work.sk = sk.key();
+    work.place = Direction::Received as u64;
     work.call = Call { direction: syscall.direction, total: length as u32, done: 0, begin, now };
     if !conn.skips(syscall.direction, length as u32) {
         work.payload = Payload::of_call(regs, regs_at, &syscall, length as u32);
@@ -285,9 +288,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "sys_exit")]
 fn returned_more(ctx: BtfTracePointContext) -> i32 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element, left there by the program that called this one.
-    let work = unsafe { &mut *work };
+    let Some(work) = work(Direction::Received) else { return 0 };
     let sk = Ptr::new(work.sk as *const c_void, false);
     let Some(conn) = conn(sk, false) else { return 0 };
     if advance(sk, conn, work) {
@@ -301,20 +302,20 @@ fn returned_more(ctx: BtfTracePointContext) -> i32 {
 /// The rest of a call with more parts than one program looks at.
 #[btf_tracepoint(function = "sock_send_length")]
 fn sent_more(ctx: BtfTracePointContext) -> i32 {
-    if more(&ctx) {
+    if more(&ctx, Direction::Sent) {
         // SAFETY: an empty slot falls through.
         unsafe { SENT_MORE.tail_call(&ctx, 0) };
-        abandon(&ctx);
+        abandon(&ctx, Direction::Sent);
     }
     0
 }
 
 #[btf_tracepoint(function = "sock_recv_length")]
 fn received_more(ctx: BtfTracePointContext) -> i32 {
-    if more(&ctx) {
+    if more(&ctx, Direction::Received) {
         // SAFETY: an empty slot falls through.
         unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
-        abandon(&ctx);
+        abandon(&ctx, Direction::Received);
     }
     0
 }
@@ -356,14 +357,20 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         // Done with sending, not with receiving.
         return 0;
     }
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; the state machine does not touch it when a connection ends.
-    let work = unsafe { &mut *work };
+    // The state machine does not touch it when a connection ends.
+    let Some(work) = work(Direction::Received) else { return 0 };
     conn.finish(&mut Kernel { work });
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
     }
     0
+}
+
+/// What the programs of one direction work with on this CPU.
+#[inline(always)]
+fn work(direction: Direction) -> Option<&'static mut Work> {
+    // SAFETY: this CPU's element, which no other program uses meanwhile.
+    WORK.get_ptr_mut(direction as u32).and_then(|work| unsafe { work.as_mut() })
 }
 
 #[inline(always)]
@@ -432,22 +439,21 @@ fn advance(sk: Ptr, conn: &mut Conn, work: &mut Work) -> bool {
 }
 
 #[inline(always)]
-fn more(ctx: &BtfTracePointContext) -> bool {
+fn more(ctx: &BtfTracePointContext, direction: Direction) -> bool {
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
     let Some(conn) = conn(sk, false) else { return false };
-    let Some(work) = WORK.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's element, left there by the program that called this one.
-    advance(sk, conn, unsafe { &mut *work })
+    // As the program left it that called this one.
+    let Some(work) = work(direction) else { return false };
+    advance(sk, conn, work)
 }
 
 /// More parts than a chain of programs may look at.
 #[inline(always)]
-fn abandon(ctx: &BtfTracePointContext) {
+fn abandon(ctx: &BtfTracePointContext, direction: Direction) {
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
     let Some(conn) = conn(sk, false) else { return };
-    let Some(work) = WORK.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's element.
-    give_up(conn, unsafe { &mut *work });
+    let Some(work) = work(direction) else { return };
+    give_up(conn, work);
 }
 
 #[inline(always)]
@@ -480,24 +486,24 @@ impl Io for Kernel<'_> {
     fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
         let pass = &mut self.work.pass;
         pass.prepare(half, is_request, answered, len, reach);
-        parse();
+        parse(self.work.place);
         *half = self.work.pass.half;
         self.work.pass.out
     }
 
     #[inline(always)]
     fn read(&mut self, offset: u32, at: usize, most: usize) -> usize {
-        read_payload(u64::from(offset), at as u64, most as u64) as usize
+        read_payload(self.work.place, u64::from(offset), at as u64, most as u64) as usize
     }
 
     #[inline(always)]
     fn load_carry(&mut self, direction: Direction, _: usize) -> bool {
-        load_carry(direction as u64) != 0
+        load_carry(self.work.place, direction as u64) != 0
     }
 
     #[inline(always)]
     fn save_carry(&mut self, direction: Direction, _: usize) -> bool {
-        save_carry(direction as u64) != 0
+        save_carry(self.work.place, direction as u64) != 0
     }
 
     #[inline(always)]
@@ -508,8 +514,9 @@ impl Io for Kernel<'_> {
     #[inline(always)]
     fn route(&mut self, route: u64, at: usize, len: usize) {
         // SAFETY: masked to the array's entries.
-        let named = unsafe { &mut *self.work.named.as_mut_ptr().add((opaque(route) & (NAMED as u64 - 1)) as usize) };
-        if *named != route && name_route(route, at as u64, len as u64) != 0 {
+        let named =
+            unsafe { &mut *self.work.named.as_mut_ptr().add((opaque(route) & (NAMED as u64 - 1)) as usize) };
+        if *named != route && name_route(self.work.place, route, at as u64, len as u64) != 0 {
             *named = route;
         }
     }

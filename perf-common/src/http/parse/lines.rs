@@ -77,9 +77,7 @@ pub(super) fn scan_lines(scan: &mut Scan, window: &Window, len: usize) {
         if found & 1 != 0 {
             if flags & (IN_FIRST_LINE | LENGTH | TRANSFER) != 0 {
                 let text_end = end - usize::from(window.byte(end.wrapping_sub(1)) == b'\r');
-                if flags & IN_FIRST_LINE != 0
-                    && flags & IS_REQUEST != 0
-                    && !ends_in_version(window, text_end)
+                if flags & IN_FIRST_LINE != 0 && flags & IS_REQUEST != 0 && !ends_in_version(window, text_end)
                 {
                     flags |= BAD_VERSION;
                     break;

@@ -1,7 +1,7 @@
 //! The steps of a call that are functions of their own to the verifier.
 //!
 //! It walks once through each global function, with arguments it knows nothing of, and not once for every way that leads
-//! there: 12,000 instructions for the program that calls them instead of over a million. They find their data in `WORK`.
+//! there: 12,000 instructions for the program that calls them instead of over a million. They find their data at `place` in `WORK`.
 
 use core::ffi::c_void;
 
@@ -16,11 +16,11 @@ use perf_ebpf::count::{Events, add, observe};
 
 use super::{CARRY, CELLS_USED, Carry, EVENTS, MAX_CELLS, ROUTES, SAMPLES, TABLE, WORK, Work};
 
-/// Runs the pass that `WORK` holds.
+/// Runs the pass that is set up there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn parse() -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+pub(super) extern "C" fn parse(place: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
     let Work { window, pass, .. } = unsafe { &mut *work };
     pass.run(window);
@@ -30,8 +30,8 @@ pub(super) extern "C" fn parse() -> u64 {
 /// Reads up to `most` bytes of the call's payload into the window at `at`; how many, or 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn read_payload(offset: u64, at: u64, most: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+pub(super) extern "C" fn read_payload(place: u64, offset: u64, at: u64, most: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
     let Work { window, payload, .. } = unsafe { &mut *work };
     let Some((address, left)) = payload.seek(offset) else { return 0 };
@@ -49,8 +49,8 @@ pub(super) extern "C" fn read_payload(offset: u64, at: u64, most: u64) -> u64 {
 /// Puts a carried line at the start of the window.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn load_carry(direction: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+pub(super) extern "C" fn load_carry(place: u64, direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
     let key = unsafe { (*work).sk } | direction;
     let Some(carry) = CARRY.get_ptr(key) else { return 0 };
@@ -64,8 +64,8 @@ pub(super) extern "C" fn load_carry(direction: u64) -> u64 {
 /// Keeps the start of the window.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn save_carry(direction: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+pub(super) extern "C" fn save_carry(place: u64, direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
     let key = unsafe { (*work).sk } | direction;
     // SAFETY: the window is longer than what is kept of it.
@@ -76,7 +76,7 @@ pub(super) extern "C" fn save_carry(direction: u64) -> u64 {
 /// Sends up the path in the window, if nobody has named its route yet; 1 if it is named now.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
+pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -> u64 {
     // SAFETY: the value is not looked at.
     if unsafe { ROUTES.get(route) }.is_some() {
         return 1;
@@ -84,7 +84,7 @@ pub(super) extern "C" fn name_route(route: u64, at: u64, len: u64) -> u64 {
     if ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
         return 0;
     }
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
     let Work { window, sample, .. } = unsafe { &mut *work };
     let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
