@@ -64,11 +64,11 @@ pub(crate) struct Probes {
 }
 
 impl Probes {
-    /// Each probe's name and whether it is switched on, in the order in which they are shown.
+    /// Each slice's name and whether it is switched on, in the order in which they are shown. All protocols are one.
     pub(crate) fn enabled(&self) -> [(&'static str, bool); 3] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
         let Self { tcp, sched, http } = self;
-        [("tcp", tcp.enabled), ("sched", sched.enabled), ("http", http.enabled)]
+        [("tcp", tcp.enabled), ("sched", sched.enabled), ("l7", http.enabled)]
     }
 }
 

@@ -93,14 +93,14 @@ mod tests {
                 "Linux 6.3 has it",
             ),
             hook("sched", "tp_btf/sched_switch", State::Failed, "permission denied", "run as root"),
-            hook("http", "tp_btf/tcp_rcv_space_adjust", State::Disabled, "", ""),
+            hook("l7", "tp_btf/tcp_rcv_space_adjust", State::Disabled, "", ""),
         ]
     }
 
     #[test]
     fn a_lacking_hook_is_no_failure_and_a_silent_probe_is() {
         let mut config = Config::default();
-        assert_eq!(broken(&config, &example()), ["sched", "http"]);
+        assert_eq!(broken(&config, &example()), ["sched", "l7"]);
         config.probes.sched.enabled = false;
         config.probes.http.enabled = false;
         assert!(broken(&config, &example()).is_empty());

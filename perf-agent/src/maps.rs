@@ -113,30 +113,37 @@ impl MapReader {
     }
 }
 
+fn named<'o>(object: &'o mut Ebpf, prefix: &str, name: &str) -> anyhow::Result<&'o mut Map> {
+    let name = format!("{prefix}{name}");
+    object.map_mut(&name).with_context(|| format!("the object has no map {name}"))
+}
+
 /// A slice's table of cells; see [`perf_common::cells`].
 pub(crate) struct Table(MapReader);
 
 impl Table {
     /// Makes an empty table ready: its first element counts what finds no room, all others are free.
-    pub(crate) fn prepare<K: Pod, V: Pod>(object: &mut Ebpf, other: K) -> anyhow::Result<()>
+    ///
+    /// `prefix` is what the names of its maps begin with.
+    pub(crate) fn prepare<K: Pod, V: Pod>(object: &mut Ebpf, prefix: &str, other: K) -> anyhow::Result<()>
     where
         Slot<K, V>: Pod,
     {
-        let index = object.map_mut("INDEX").context("the object has no map INDEX")?;
+        let index = named(object, prefix, "INDEX")?;
         aya::maps::HashMap::<_, K, u32>::try_from(index)?.insert(other, 0, 0)?;
-        let cells = object.map_mut("CELLS").context("the object has no map CELLS")?;
+        let cells = named(object, prefix, "CELLS")?;
         let mut cells = Array::<_, Slot<K, V>>::try_from(cells)?;
         let mut first = cells.get(&0, 0)?;
         first.key = other;
         cells.set(0, first, 0)?;
         let entries = cells.len();
-        let free = object.map_mut("FREE").context("the object has no map FREE")?;
+        let free = named(object, prefix, "FREE")?;
         let mut free = Queue::<_, u32>::try_from(free)?;
         (1..entries).try_for_each(|at| free.push(at, 0)).context("the table cannot be filled")
     }
 
-    pub(crate) fn take(object: &mut Ebpf) -> Result<Self, MapError> {
-        MapReader::take(object, "CELLS").map(Self)
+    pub(crate) fn take(object: &mut Ebpf, prefix: &str) -> Result<Self, MapError> {
+        MapReader::take(object, &format!("{prefix}CELLS")).map(Self)
     }
 
     /// Calls `each` for every cell with a key, and where it is in the table.

@@ -14,7 +14,7 @@ use crate::probes::Status;
 /// The object of each slice, as `build.rs` left it.
 pub(crate) static TCP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 pub(crate) static SCHED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sched"));
-pub(crate) static HTTP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http"));
+pub(crate) static L7: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/l7"));
 
 /// One program and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +32,22 @@ pub(crate) enum HookKind {
     TracePoint,
     /// Runs once, at start, this many times over.
     Iterator { passes: u32 },
-    /// Only called by another program, by way of this program array.
-    Tail { array: &'static str },
+    /// Only called by another program, by way of this program array and at this place in it.
+    Tail { array: &'static str, at: u8 },
 }
 
 impl Hook {
     pub(crate) const fn tracepoint(program: &'static str, target: &'static str) -> Self {
         Self { program, target, kind: HookKind::TracePoint }
+    }
+
+    pub(crate) const fn tail(
+        program: &'static str,
+        target: &'static str,
+        array: &'static str,
+        at: u8,
+    ) -> Self {
+        Self { program, target, kind: HookKind::Tail { array, at } }
     }
 
     /// As status pages show it.
@@ -136,13 +145,13 @@ impl<'k> Loader<'k> {
         }
         let program: &mut BtfTracePoint = program.try_into()?;
         program.load(hook.target, &self.btf)?;
-        let HookKind::Tail { array } = hook.kind else {
+        let HookKind::Tail { array, at } = hook.kind else {
             program.attach()?;
             return Ok(());
         };
         let fd = program.fd()?.try_clone()?;
         let map = object.map_mut(array).ok_or_else(|| anyhow!("the object has no map {array}"))?;
-        Ok(ProgramArray::try_from(map)?.set(0, &fd, 0)?)
+        Ok(ProgramArray::try_from(map)?.set(at.into(), &fd, 0)?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The probes: which exist, which of them run on this kernel, and what they have measured.
 
 mod http;
+mod l7;
 mod sched;
 mod tcp;
 
@@ -16,7 +17,7 @@ use serde::Serialize;
 use crate::config::{Buckets, Config};
 use crate::identity::{Identity, Namer};
 use crate::kernel::{Kernel, Missing};
-use crate::maps::{Counters, MapReader, Table};
+use crate::maps::MapReader;
 use crate::object::{Globals, Loader, missed_runs};
 use crate::page::{FamilyWriter, Kind, Page};
 
@@ -37,7 +38,7 @@ pub(crate) enum State {
 /// One hook of one probe, as `/probes`, `perf_agent_probe_up` and `doctor` show it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Status {
-    /// The slice: `tcp`, `sched`, `http`.
+    /// The slice: `tcp`, `sched`, `l7`.
     pub(crate) probe: &'static str,
     /// The kernel hook, e.g. `tp_btf/sock_send_length`.
     pub(crate) hook: String,
@@ -54,6 +55,8 @@ trait Probe: Send {
     fn common(&self) -> &Common;
     /// Learns more than workloads and peers.
     fn learn(&mut self) {}
+    /// What became of the events it saw, by protocol where it has several.
+    fn accounts(&self) -> Vec<Account>;
     /// Reads the maps and writes the slice's families.
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()>;
 }
@@ -99,13 +102,13 @@ impl Probes {
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
         let needs_sched = task.map(drop).and(sched.map(drop));
-        let needs_http = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
+        let needs_l7 = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
 
         // In the order in which they are shown. tcp is first because its start walks all open sockets.
         let slices: [(&'static str, StartFn, Result<(), Missing>); 3] = [
             ("tcp", tcp::start, needs_tcp),
             ("sched", sched::start, needs_sched),
-            ("http", http::start, needs_http),
+            ("l7", l7::start, needs_l7),
         ];
         let mut status = Vec::new();
         let mut running = Vec::new();
@@ -165,8 +168,7 @@ impl Probes {
                 tracing::warn!(probe, "a map cannot be read: {error:#}");
             }
         }
-        let slices: Vec<_> = running.iter().map(|(probe, slice)| (*probe, slice.common())).collect();
-        write_events(page, &slices);
+        write_events(page, running);
     }
 }
 
@@ -215,7 +217,10 @@ impl Status {
             hook: String::new(),
             state: State::Disabled,
             reason: "switched off in the configuration".to_owned(),
-            remedy: format!("set probes.{probe}.enabled to true"),
+            remedy: match probe {
+                "l7" => "set probes.http.enabled to true".to_owned(),
+                _ => format!("set probes.{probe}.enabled to true"),
+            },
         }
     }
 }
@@ -299,9 +304,8 @@ fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, merge: impl Fn(&mu
 }
 
 /// The contract of loss, for every probe: seen = recorded + dropped + in flight.
-fn write_events(page: &mut Page, slices: &[(&'static str, &Common)]) {
-    let events: Vec<(&str, [u64; COUNTERS as usize])> =
-        slices.iter().map(|(probe, common)| (*probe, common.events.sums())).collect();
+fn write_events(page: &mut Page, running: &[(&'static str, Box<dyn Probe>)]) {
+    let accounts: Vec<Account> = running.iter().flat_map(|(_, slice)| slice.accounts()).collect();
     let totals = [
         (
             "perf_agent_events_total",
@@ -312,8 +316,8 @@ fn write_events(page: &mut Page, slices: &[(&'static str, &Common)]) {
     ];
     for (name, help, counter) in totals {
         let mut family = page.family(name, help, Kind::Counter);
-        for (probe, counters) in &events {
-            family.sample(&[("probe", probe)], counters[counter as usize] as f64);
+        for Account { probe, events } in &accounts {
+            family.sample(&[("probe", probe)], events[counter as usize] as f64);
         }
     }
     let mut family = page.family(
@@ -321,9 +325,9 @@ fn write_events(page: &mut Page, slices: &[(&'static str, &Common)]) {
         "Events that a probe saw and could not count, by reason.",
         Kind::Counter,
     );
-    for (probe, counters) in &events {
+    for Account { probe, events } in &accounts {
         for (reason, label) in REASONS {
-            let dropped = counters[(DROPPED + reason as u32) as usize];
+            let dropped = events[(DROPPED + reason as u32) as usize];
             family.sample(&[("probe", probe), ("reason", label)], dropped as f64);
         }
     }
@@ -332,9 +336,15 @@ fn write_events(page: &mut Page, slices: &[(&'static str, &Common)]) {
         "Runs of a probe's BPF programs that the kernel skipped, because the program was under way on that CPU already: what they would have seen is not in the events.",
         Kind::Counter,
     );
-    for (probe, common) in slices {
-        family.sample(&[("probe", probe)], missed_runs(&common.object) as f64);
+    for (probe, slice) in running {
+        family.sample(&[("probe", probe)], missed_runs(&slice.common().object) as f64);
     }
+}
+
+/// What became of the events that one kind of measurement saw, by [`perf_common::events`].
+struct Account {
+    probe: &'static str,
+    events: [u64; COUNTERS as usize],
 }
 
 /// What every slice has.
@@ -343,8 +353,6 @@ struct Common {
     object: Ebpf,
     workloads: MapReader,
     peers: Option<MapReader>,
-    events: Counters,
-    cells: Table,
 }
 
 impl Common {
@@ -352,8 +360,6 @@ impl Common {
         Ok(Self {
             workloads: MapReader::take(&mut object, "WORKLOADS")?,
             peers: MapReader::take(&mut object, "PEERS").ok(),
-            events: Counters::take(&mut object, "EVENTS")?,
-            cells: Table::take(&mut object)?,
             object,
         })
     }

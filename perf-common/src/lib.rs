@@ -13,6 +13,7 @@ pub mod events;
 pub mod histogram;
 pub mod http;
 pub mod kernel;
+pub mod l7;
 pub mod peer;
 pub mod route;
 pub mod sched;

@@ -87,32 +87,44 @@ impl<K: Key, V> Table<K, V> {
     }
 }
 
-/// What every slice has: its table of cells, what it has met, and its counters.
+/// What every object has.
 #[macro_export]
 macro_rules! slice {
-    ($key:ty => $cell:ty, $entries:expr) => {
+    () => {
         #[unsafe(no_mangle)]
         static TASK: aya_ebpf::Global<perf_common::kernel::TaskOffsets> =
             aya_ebpf::Global::new($crate::unset());
-        #[aya_ebpf::macros::map]
-        static INDEX: aya_ebpf::maps::HashMap<$key, u32> =
-            aya_ebpf::maps::HashMap::with_max_entries($entries, 0);
-        #[aya_ebpf::macros::map]
-        static CELLS: aya_ebpf::maps::Array<perf_common::cells::Slot<$key, $cell>> =
-            aya_ebpf::maps::Array::with_max_entries($entries, 0);
-        #[aya_ebpf::macros::map]
-        static FREE: aya_ebpf::maps::Queue<u32> = aya_ebpf::maps::Queue::with_max_entries($entries, 0);
-        #[aya_ebpf::macros::map]
-        static RECENT: aya_ebpf::maps::PerCpuArray<$crate::cells::Recent> =
-            aya_ebpf::maps::PerCpuArray::with_max_entries(1, 0);
         #[aya_ebpf::macros::map]
         static WORKLOADS: aya_ebpf::maps::HashMap<u64, perf_common::workload::Workload> =
             aya_ebpf::maps::HashMap::with_max_entries($crate::who::MAX_WORKLOADS, 0);
         #[aya_ebpf::macros::map]
         static EVENTS: aya_ebpf::maps::PerCpuArray<u64> =
             aya_ebpf::maps::PerCpuArray::with_max_entries($crate::count::EVENT_COUNTERS, 0);
+    };
+    // With one table of cells.
+    ($key:ty => $cell:ty, $entries:expr) => {
+        $crate::slice!();
+        $crate::table!($key => $cell, $entries, INDEX, CELLS, FREE, RECENT);
+    };
+}
+
+/// The maps of a table, by name.
+#[macro_export]
+macro_rules! table {
+    ($key:ty => $cell:ty, $entries:expr, $index:ident, $cells:ident, $free:ident, $recent:ident) => {
+        #[aya_ebpf::macros::map]
+        static $index: aya_ebpf::maps::HashMap<$key, u32> =
+            aya_ebpf::maps::HashMap::with_max_entries($entries, 0);
+        #[aya_ebpf::macros::map]
+        static $cells: aya_ebpf::maps::Array<perf_common::cells::Slot<$key, $cell>> =
+            aya_ebpf::maps::Array::with_max_entries($entries, 0);
+        #[aya_ebpf::macros::map]
+        static $free: aya_ebpf::maps::Queue<u32> = aya_ebpf::maps::Queue::with_max_entries($entries, 0);
+        #[aya_ebpf::macros::map]
+        static $recent: aya_ebpf::maps::PerCpuArray<$crate::cells::Recent> =
+            aya_ebpf::maps::PerCpuArray::with_max_entries(1, 0);
 
         const TABLE: $crate::cells::Table<$key, $cell> =
-            $crate::cells::Table { index: &INDEX, cells: &CELLS, free: &FREE, recent: &RECENT };
+            $crate::cells::Table { index: &$index, cells: &$cells, free: &$free, recent: &$recent };
     };
 }

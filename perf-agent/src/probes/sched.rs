@@ -7,9 +7,9 @@ use aya::maps::{MapData, PerCpuArray};
 use perf_common::sched::{Running, SchedCell};
 use perf_common::workload::OTHER;
 
-use super::{Common, Names, Probe, Start, Started, merged, started};
+use super::{Account, Common, Names, Probe, Start, Started, merged, started};
 use crate::identity::Identity;
-use crate::maps::Table;
+use crate::maps::{Counters, Table};
 use crate::object::{self, Hook};
 use crate::page::{Kind, Page};
 
@@ -17,6 +17,8 @@ const HOOKS: [Hook; 1] = [Hook::tracepoint("sched_switch", "sched_switch")];
 
 struct Sched {
     common: Common,
+    table: Table,
+    events: Counters,
     running: PerCpuArray<MapData, Running>,
     /// CPU seconds as last exported: what is still running is estimated, and an estimate must not make a counter fall.
     exported: BTreeMap<Identity, u64>,
@@ -25,11 +27,14 @@ struct Sched {
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
     started("sched", globals, || {
         let mut object = loader.load(object::SCHED, &[])?;
-        Table::prepare::<_, SchedCell>(&mut object, OTHER)?;
+        Table::prepare::<_, SchedCell>(&mut object, "", OTHER)?;
         let status = loader.attach("sched", &mut object, &HOOKS);
         let running = object.take_map("RUNNING").context("the object has no map RUNNING")?;
         let running = PerCpuArray::try_from(running)?;
-        let sched = Sched { common: Common::take(object)?, running, exported: BTreeMap::new() };
+        let table = Table::take(&mut object, "")?;
+        let events = Counters::take(&mut object, "EVENTS")?;
+        let sched =
+            Sched { table, events, common: Common::take(object)?, running, exported: BTreeMap::new() };
         Ok((status, Some(Box::new(sched) as Box<dyn Probe>)))
     })
 }
@@ -39,11 +44,15 @@ impl Probe for Sched {
         &self.common
     }
 
+    fn accounts(&self) -> Vec<Account> {
+        vec![Account { probe: "sched", events: self.events.sums() }]
+    }
+
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let running = self.running.get(&0, 0).map(|cpus| cpus.to_vec()).unwrap_or_default();
         let now = monotonic_ns();
         let mut cells = Vec::new();
-        self.common.cells.each::<u64, SchedCell>(|at, workload, cell| {
+        self.table.each::<u64, SchedCell>(|at, workload, cell| {
             let mut cell = *cell;
             // What is on a CPU now: a task alone on its CPU may not be switched out for minutes.
             for running in running.iter().filter(|running| running.cell == u64::from(at) + 1) {

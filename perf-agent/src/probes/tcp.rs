@@ -4,9 +4,9 @@ use perf_common::peer::CLASS_OTHER;
 use perf_common::tcp::{CONNECT_RESULTS, TcpCell, TcpKey};
 use perf_common::workload::OTHER;
 
-use super::{Common, Names, Probe, Start, Started, Write, merged, started};
+use super::{Account, Common, Names, Probe, Start, Started, Write, merged, started};
 use crate::identity::Identity;
-use crate::maps::Table;
+use crate::maps::{Counters, Table};
 use crate::object::{self, Hook, HookKind};
 use crate::page::{Kind, Page};
 
@@ -25,6 +25,8 @@ const SOCKETS_BY_ADDR: u32 = 65_536;
 
 struct Tcp {
     common: Common,
+    table: Table,
+    events: Counters,
 }
 
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
@@ -32,9 +34,12 @@ pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Star
         let by_address = if loader.has_socket_storage() { 1 } else { SOCKETS_BY_ADDR };
         let mut object = loader.load(object::TCP, &[("SOCKETS_BY_ADDR", by_address)])?;
         let other = TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) };
-        Table::prepare::<_, TcpCell>(&mut object, other)?;
+        Table::prepare::<_, TcpCell>(&mut object, "", other)?;
         let status = loader.attach("tcp", &mut object, &HOOKS);
-        Ok((status, Some(Box::new(Tcp { common: Common::take(object)? }) as Box<dyn Probe>)))
+        let table = Table::take(&mut object, "")?;
+        let events = Counters::take(&mut object, "EVENTS")?;
+        let tcp = Tcp { table, events, common: Common::take(object)? };
+        Ok((status, Some(Box::new(tcp) as Box<dyn Probe>)))
     })
 }
 
@@ -43,9 +48,13 @@ impl Probe for Tcp {
         &self.common
     }
 
+    fn accounts(&self) -> Vec<Account> {
+        vec![Account { probe: "tcp", events: self.events.sums() }]
+    }
+
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let mut cells = Vec::new();
-        self.common.cells.each::<TcpKey, TcpCell>(|_, key, cell| {
+        self.table.each::<TcpKey, TcpCell>(|_, key, cell| {
             cells.push(((names.identity(key.workload), names.destination(key.peer)), *cell));
         })?;
         let cells = merged(cells, merge);

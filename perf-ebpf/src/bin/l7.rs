@@ -1,21 +1,22 @@
-//! HTTP/1.x requests, server and client side, counted where they happen.
+//! Requests of the protocols above TCP, server and client side, counted where they happen.
+//!
+//! Every socket call comes by here once, finds its connection, and goes on to the program of the protocol that the
+//! connection speaks; HTTP, the most frequent, follows in the same program. A connection whose protocol nobody knows yet is
+//! tried as HTTP, and offered to those of the others whose messages can begin as its bytes do.
 //!
 //! Hooks: `tp_btf/sock_send_length` and `tp_btf/sock_recv_length` carry socket and length; the payload comes from the
 //! registers of the system call. `tp_btf/tcp_rcv_space_adjust` fires just before and still knows when the packet arrived:
 //! a server's request begins there, not when the program gets round to reading it. `tp_btf/inet_sock_set_state` ends
 //! what only the connection's end ends.
-//! Maps: a table of histograms by workload, route or peer, method and status; `CONNS` (socket → state), `CARRY` (socket and
-//! direction → a cut line), `ROUTES` (fingerprints with a name) and `SAMPLES` (the text that names a new one), `PEERS`,
-//! `WORK` and `ARRIVAL` (scratch of one CPU).
-//! Metrics: `http_requests_total`, `http_request_duration_seconds`, `http_client_requests_total`,
-//! `http_client_request_duration_seconds`.
+//! Maps: `CONNS` (socket → state), `PEERS`, `WORK` and `ARRIVAL` (scratch of one CPU), and those of each protocol.
+//! Metrics: those of each protocol.
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit` stands in for them.
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
 
-#[path = "http/stages.rs"]
-mod stages;
+#[path = "l7/http.rs"]
+mod http;
 
 use core::ffi::c_void;
 
@@ -23,29 +24,22 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::BtfTracePointContext;
-use perf_common::bytes::{WINDOW, Window, opaque};
-use perf_common::events::Reason;
-use perf_common::histogram::Histogram;
-use perf_common::http::{
-    Call, Conn, Direction, Exchange, Half, HttpKey, Io, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
-    RouteSample,
-    parse::{Parsed, Pass},
-    step,
-};
+use perf_common::bytes::Window;
+use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
+use perf_common::l7::{
+    Call, Direction, HTTP, PROTOCOL_UNKNOWN, PROTOCOLS, ROLE_CLIENT, ROLE_SERVER, ROLE_UNKNOWN,
+};
 use perf_common::peer::Peer;
-use perf_ebpf::count::Events;
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
 use perf_ebpf::{get, unset, who};
-use stages::{load_carry, name_route, parse, read_payload, record, save_carry};
 
 perf_ebpf::program!();
-// As many as the configuration asks for.
-perf_ebpf::slice!(HttpKey => Histogram, 10_240);
+perf_ebpf::slice!();
 
 #[unsafe(no_mangle)]
 static SOCK: Global<SockOffsets> = Global::new(unset());
@@ -53,10 +47,6 @@ static SOCK: Global<SockOffsets> = Global::new(unset());
 static REGS: Global<RegOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static FILES: Global<FileOffsets> = Global::new(unset());
-/// How many cells may be made before new routes and peers are counted as `other`.
-#[unsafe(no_mangle)]
-static MAX_CELLS: Global<u64> = Global::new(8192);
-
 #[btf_map]
 static CONNS: SkStorage<Conn> = SkStorage::new();
 /// The same on kernels where only the socket's address is known; one entry elsewhere.
@@ -64,16 +54,6 @@ static CONNS: SkStorage<Conn> = SkStorage::new();
 static CONNS_BY_ADDR: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
 #[map]
 static CONN_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
-/// Keyed by the socket's address, with the direction in its lowest bit. The oldest go first when there are too many: that
-/// loses one request each, which is counted.
-#[map]
-static CARRY: LruHashMap<u64, Carry> = LruHashMap::with_max_entries(4096, 0);
-#[map]
-static CELLS_USED: Array<u64> = Array::with_max_entries(1, 0);
-#[map]
-static ROUTES: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
-#[map]
-static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
 /// 1 once every hook is attached. Until then nothing is counted: requests whose responses nobody watches yet would be paired
@@ -87,18 +67,13 @@ static ARMED: Array<u32> = Array::with_max_entries(1, 0);
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
+/// What goes on with a call, by protocol: that of another protocol than HTTP, and what is left of one of HTTP's.
 #[map]
-static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(PROTOCOLS, 0);
 #[map]
-static RECEIVED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static RECEIVED_MORE: ProgramArray = ProgramArray::with_max_entries(PROTOCOLS, 0);
 #[map]
-static RETURNED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
-
-/// A line that a call cut, until the next call brings the rest.
-#[repr(C)]
-struct Carry {
-    words: [u64; WINDOW / 8],
-}
+static RETURNED_MORE: ProgramArray = ProgramArray::with_max_entries(PROTOCOLS, 0);
 
 /// What one socket call needs while it is looked at; too large for the stack.
 #[repr(C)]
@@ -110,13 +85,10 @@ struct Work {
     window: Window,
     call: Call,
     payload: Payload,
-    pass: Pass,
-    sample: RouteSample,
-    /// Fingerprints that are in `ROUTES`, each at the place that its lowest bits tell: spares the look-up for the usual ones.
-    named: [u64; NAMED],
+    /// Where in the window the last bytes were put that came from the call.
+    fresh_at: u64,
+    http: http::Work,
 }
-
-const NAMED: usize = 256;
 
 /// When the data arrived that the current task is just reading.
 #[repr(C)]
@@ -128,9 +100,6 @@ struct Arrival {
     switches: u64,
     pid: u64,
 }
-
-/// Parts of one call per program: a head with its body is one part; pipelined messages and chunks are one each.
-const ROUNDS: usize = 3;
 
 const MSG_PEEK: i32 = 0x02;
 const MSG_ERRQUEUE: i32 = 0x2000;
@@ -166,11 +135,7 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     if !conn.skips(Direction::Sent, length as u32) {
         work.payload = Payload::of(who::current(task_at), get(&REGS), Direction::Sent, length as u32);
     }
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { SENT_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
+    go_on(&ctx, &SENT_MORE, sk, conn, work);
     0
 }
 
@@ -191,7 +156,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     let Some(conn) = conn(sk, length != 0) else { return 0 };
     let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
-        conn.end_of_stream(&mut Kernel { work });
+        http::end_of_stream(conn, work);
         return 0;
     }
     if conn.ignores(Direction::Received) {
@@ -214,11 +179,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
             Payload::of(who::current(task_at), get(&REGS), Direction::Received, length as u32)
         };
     }
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
+    go_on(&ctx, &RECEIVED_MORE, sk, conn, work);
     0
 }
 
@@ -255,7 +216,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
         if received {
-            conn.end_of_stream(&mut Kernel { work });
+            http::end_of_stream(conn, work);
         }
         return 0;
     }
@@ -278,45 +239,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     if !conn.skips(syscall.direction, length as u32) {
         work.payload = Payload::of_call(regs, regs_at, &syscall, length as u32);
     }
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
-    0
-}
-
-#[btf_tracepoint(function = "sys_exit")]
-fn returned_more(ctx: BtfTracePointContext) -> i32 {
-    let Some(work) = work(Direction::Received) else { return 0 };
-    let sk = Ptr::new(work.sk as *const c_void, false);
-    let Some(conn) = conn(sk, false) else { return 0 };
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
-    0
-}
-
-/// The rest of a call with more parts than one program looks at.
-#[btf_tracepoint(function = "sock_send_length")]
-fn sent_more(ctx: BtfTracePointContext) -> i32 {
-    if more(&ctx, Direction::Sent) {
-        // SAFETY: an empty slot falls through.
-        unsafe { SENT_MORE.tail_call(&ctx, 0) };
-        abandon(&ctx, Direction::Sent);
-    }
-    0
-}
-
-#[btf_tracepoint(function = "sock_recv_length")]
-fn received_more(ctx: BtfTracePointContext) -> i32 {
-    if more(&ctx, Direction::Received) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
-        abandon(&ctx, Direction::Received);
-    }
+    go_on(&ctx, &RETURNED_MORE, sk, conn, work);
     0
 }
 
@@ -359,11 +282,38 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     }
     // The state machine does not touch it when a connection ends.
     let Some(work) = work(Direction::Received) else { return 0 };
-    conn.finish(&mut Kernel { work });
+    http::finish(conn, work);
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
     }
     0
+}
+
+/// Hands a call that is set up in `work` to the protocol of its connection.
+#[inline(always)]
+fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut Conn, work: &mut Work) {
+    let mut next = u32::from(conn.protocol);
+    if next <= u32::from(HTTP) {
+        if http::advance(sk, conn, work) {
+            next = u32::from(HTTP);
+        } else if conn.role == ROLE_UNKNOWN {
+            next = candidate(work);
+            work.call.done = 0;
+        } else {
+            return;
+        }
+    }
+    // SAFETY: an empty slot falls through.
+    unsafe { others.tail_call(ctx, next) };
+    if next == u32::from(HTTP) {
+        http::give_up(conn, work);
+    }
+}
+
+/// The protocol whose messages can begin as the bytes do that were just read; [`PROTOCOL_UNKNOWN`] if none.
+#[inline(always)]
+fn candidate(_work: &Work) -> u32 {
+    u32::from(PROTOCOL_UNKNOWN)
 }
 
 /// What the programs of one direction work with on this CPU.
@@ -371,6 +321,18 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
 fn work(direction: Direction) -> Option<&'static mut Work> {
     // SAFETY: this CPU's element, which no other program uses meanwhile.
     WORK.get_ptr_mut(direction as u32).and_then(|work| unsafe { work.as_mut() })
+}
+
+/// The call that a program handed on, and its socket.
+#[inline(always)]
+fn under_way(ctx: &BtfTracePointContext, place: Direction) -> Option<(Ptr, &'static mut Work)> {
+    let work = work(place)?;
+    let sk = if get(&FILES).by_descriptor == 0 {
+        Ptr::new(ctx.arg::<*const c_void>(0), true)
+    } else {
+        Ptr::new(work.sk as *const c_void, false)
+    };
+    Some((sk, work))
 }
 
 #[inline(always)]
@@ -421,47 +383,6 @@ fn arrival(sk: Ptr, at: &TaskOffsets) -> u64 {
     if slot.switches == switches(task, at) && slot.pid == u64::from(pid) { slot.at } else { 0 }
 }
 
-/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
-#[inline(always)]
-fn advance(sk: Ptr, conn: &mut Conn, work: &mut Work) -> bool {
-    for _ in 0..ROUNDS {
-        let mut call = work.call;
-        step(conn, &mut Kernel { work }, &mut call);
-        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
-            adopt(sk, conn);
-        }
-        work.call.done = call.done;
-        if call.done >= call.total {
-            return false;
-        }
-    }
-    true
-}
-
-#[inline(always)]
-fn more(ctx: &BtfTracePointContext, direction: Direction) -> bool {
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    let Some(conn) = conn(sk, false) else { return false };
-    // As the program left it that called this one.
-    let Some(work) = work(direction) else { return false };
-    advance(sk, conn, work)
-}
-
-/// More parts than a chain of programs may look at.
-#[inline(always)]
-fn abandon(ctx: &BtfTracePointContext, direction: Direction) {
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    let Some(conn) = conn(sk, false) else { return };
-    let Some(work) = work(direction) else { return };
-    give_up(conn, work);
-}
-
-#[inline(always)]
-fn give_up(conn: &mut Conn, work: &mut Work) {
-    let mut call = work.call;
-    conn.lose(&mut call);
-}
-
 /// Remembers who owns the connection, once: asking again for every request would cost more than parsing it.
 #[inline(always)]
 fn adopt(sk: Ptr, conn: &mut Conn) {
@@ -474,64 +395,4 @@ fn adopt(sk: Ptr, conn: &mut Conn) {
         conn.peer = socket::destination(&PEERS, &socket::peer(sk, sock_at), sock_at);
     }
     conn.workload = id;
-}
-
-/// The state machine's hands in the kernel.
-struct Kernel<'a> {
-    work: &'a mut Work,
-}
-
-impl Io for Kernel<'_> {
-    #[inline(always)]
-    fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
-        let pass = &mut self.work.pass;
-        pass.prepare(half, is_request, answered, len, reach);
-        parse(self.work.place);
-        *half = self.work.pass.half;
-        self.work.pass.out
-    }
-
-    #[inline(always)]
-    fn read(&mut self, offset: u32, at: usize, most: usize) -> usize {
-        read_payload(self.work.place, u64::from(offset), at as u64, most as u64) as usize
-    }
-
-    #[inline(always)]
-    fn load_carry(&mut self, direction: Direction, _: usize) -> bool {
-        load_carry(self.work.place, direction as u64) != 0
-    }
-
-    #[inline(always)]
-    fn save_carry(&mut self, direction: Direction, _: usize) -> bool {
-        save_carry(self.work.place, direction as u64) != 0
-    }
-
-    #[inline(always)]
-    fn seen(&mut self) {
-        Events(&EVENTS).seen();
-    }
-
-    #[inline(always)]
-    fn route(&mut self, route: u64, at: usize, len: usize) {
-        // SAFETY: masked to the array's entries.
-        let named =
-            unsafe { &mut *self.work.named.as_mut_ptr().add((opaque(route) & (NAMED as u64 - 1)) as usize) };
-        if *named != route && name_route(self.work.place, route, at as u64, len as u64) != 0 {
-            *named = route;
-        }
-    }
-
-    #[inline(always)]
-    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
-        let server = conn.role == ROLE_SERVER;
-        let role = if server { ROLE_SERVER } else { ROLE_CLIENT };
-        let route_or_peer = if server { exchange.route } else { conn.peer };
-        let rest = u64::from(exchange.status) | u64::from(exchange.method) << 16 | u64::from(role) << 24;
-        record(conn.workload, route_or_peer, rest, exchange.end.saturating_sub(exchange.start));
-    }
-
-    #[inline(always)]
-    fn dropped(&mut self, reason: Reason, count: u32) {
-        Events(&EVENTS).dropped(reason, count);
-    }
 }

@@ -1,0 +1,79 @@
+//! Requests of the protocols above TCP: one object for all of them. See `perf-ebpf/src/bin/l7.rs`.
+
+use anyhow::Context as _;
+use aya::maps::Array;
+use perf_common::l7::HTTP;
+
+use super::http::Http;
+use super::{Account, Common, Names, Probe, Start, Started, started};
+use crate::object::{self, Hook};
+use crate::page::Page;
+
+/// What both ways share: the end of connections and the arrival of requests.
+const SHARED: [Hook; 2] =
+    [Hook::tracepoint("closing", "inet_sock_set_state"), Hook::tracepoint("arrived", "tcp_rcv_space_adjust")];
+
+/// From 6.3 on. What is called comes before what calls it.
+const BY_SOCKET: [Hook; 4] = [
+    Hook::tail("sent_more", "sock_send_length", "SENT_MORE", HTTP),
+    Hook::tail("received_more", "sock_recv_length", "RECEIVED_MORE", HTTP),
+    Hook::tracepoint("received", "sock_recv_length"),
+    Hook::tracepoint("sent", "sock_send_length"),
+];
+
+/// Before 6.3.
+const BY_DESCRIPTOR: [Hook; 2] = [
+    Hook::tail("returned_more", "sys_exit", "RETURNED_MORE", HTTP),
+    Hook::tracepoint("returned", "sys_exit"),
+];
+
+/// Connections that are remembered where they are known by their socket's address only.
+const CONNS_BY_ADDR: u32 = 32_768;
+
+struct L7 {
+    common: Common,
+    http: Http,
+}
+
+pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started {
+    started("l7", globals, || {
+        let series = config.probes.http.max_series.get();
+        // Room for the `other` cells of each workload beyond the limit.
+        let cells = series + series / 4 + 64;
+        let by_socket = loader.has_tracepoint("sock_send_length");
+        let sizes = [
+            ("CELLS", cells),
+            ("INDEX", cells),
+            ("FREE", cells),
+            ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR }),
+        ];
+        let mut object = loader.load(object::L7, &sizes)?;
+        Http::prepare(&mut object)?;
+        let mut status = loader.attach("l7", &mut object, &SHARED);
+        let calls: &[Hook] = if by_socket { &BY_SOCKET } else { &BY_DESCRIPTOR };
+        status.extend(loader.attach("l7", &mut object, calls));
+        let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
+        Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
+        let http = Http::take(&mut object)?;
+        let l7 = L7 { common: Common::take(object)?, http };
+        Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
+    })
+}
+
+impl Probe for L7 {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn learn(&mut self) {
+        self.http.learn();
+    }
+
+    fn accounts(&self) -> Vec<Account> {
+        vec![self.http.account()]
+    }
+
+    fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        self.http.collect(names, page)
+    }
+}
