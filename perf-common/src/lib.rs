@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod peer;
 pub mod route;
 pub mod sched;
+pub mod sql;
 pub mod tcp;
 pub mod workload;
 
