@@ -147,10 +147,17 @@ impl Statement {
         set!(self.first_literal = 0);
     }
 
-    /// Whether more bytes can change nothing.
+    /// How many more bytes are to be read.
     #[inline(always)]
-    pub fn is_full(&self) -> bool {
-        get!(self.read) >= MAX_READ
+    pub fn wants(&self) -> u32 {
+        let read = get!(self.read);
+        if read >= MAX_READ || get!(self.mode) == u32::from(FULL) { 0 } else { MAX_READ - read }
+    }
+
+    /// Whether it is longer than what is read of it.
+    #[inline(always)]
+    fn is_cut(&self) -> bool {
+        get!(self.read) >= MAX_READ && get!(self.mode) != u32::from(FULL)
     }
 
     /// Takes one byte. `false` if it is to be given once more, which happens at most once.
@@ -292,7 +299,7 @@ impl Statement {
     pub fn counting(&self) -> usize {
         let pos = get!(self.pos);
         let literal = get!(self.first_literal);
-        if self.is_full() && literal != 0 {
+        if self.is_cut() && literal != 0 {
             return literal as usize - 1;
         }
         let at = opaque(u64::from(pos).wrapping_sub(1)) & (TEXT as u64 - 1);
@@ -370,7 +377,7 @@ pub fn read(statement: &[u8]) -> Statement {
     let mut reader = Statement::new();
     // The byte that ends a statement on the wire, and its last word.
     for &byte in statement.iter().take_while(|&&byte| byte != 0).chain(&[0]) {
-        if reader.is_full() {
+        if reader.wants() == 0 {
             break;
         }
         if !reader.read(byte) {
