@@ -16,7 +16,7 @@ use crate::events::Reason;
 use crate::http::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
 use crate::sql::{self, OTHER};
 use message::{
-    ANSWER, ASKED, BAD, BIND, CALL, ENDED, EXECUTE, FAILED, Found, HEAD, Half, PARSE, QUERY, READY, SKIP,
+    ANSWER, ASKED, BAD, BIND, CALL, ENDED, EXECUTE, FAILED, Found, HEAD, Half, NOTHING, PARSE, QUERY, READY, SKIP,
     SQL, STARTUP, SYNC, may_be_request, startup, startup_prefix,
 };
 
@@ -181,25 +181,60 @@ pub fn step<I: Io>(conn: &mut Conn, io: &mut I, call: &mut Call) {
         call.done = call.total;
         return;
     }
-    if half.phase == SQL && call.done == 0 && !io.load_statement() {
-        // Forgotten among too many: where its literals are cannot be known any more.
-        half.phase = SKIP;
-        return conn.statement_done(io, call, OTHER);
-    }
-    if !io.fill(call) {
-        return conn.lose(io, call);
-    }
-    let half = conn.half_mut(is_request);
-    let found = io.parse(half, is_request);
-    call.done += found.consumed;
-    if is_request {
-        if half.phase == SQL && call.done >= call.total && !io.save_statement() {
-            half.phase = SKIP;
-            conn.statement_done(io, call, OTHER);
+    let mut found = Found::EMPTY;
+    let mut lost = half.phase == SQL && call.done == 0 && !io.load_statement();
+    if !lost {
+        if !io.fill(call) {
+            return conn.lose(io, call);
         }
-        conn.asked(io, call, &found);
-    } else {
-        conn.answered(io, call, &found);
+        found = io.parse(half, is_request);
+        call.done += found.consumed;
+        lost = half.phase == SQL && call.done >= call.total && !io.save_statement();
+    }
+    if lost {
+        // Forgotten among too many: where its literals are cannot be known any more. It still counts.
+        half.phase = SKIP;
+        found.event = half.kind;
+        found.name = half.first_name;
+    }
+    let settle =
+        if is_request { conn.asked(io, call, &found, lost) } else { conn.answered(call, &found) };
+    conn.settle(io, &settle);
+    if conn.role == ROLE_UNKNOWN || conn.role == ROLE_OPAQUE {
+        call.done = call.total;
+    }
+}
+
+/// What is to be done with the requests that wait.
+struct Settle {
+    /// One of the constants below.
+    what: u8,
+    reason: Reason,
+    /// How many Executes are done.
+    most: u32,
+    end: u64,
+}
+
+/// Nothing.
+const KEEP: u8 = 0;
+/// So many were completed.
+const COMPLETE: u8 = 1;
+/// The server ended a group, before which so many were completed.
+const GROUP: u8 = 2;
+/// It had done so before the group was seen: all that is known is that it ended.
+const EARLY_GROUP: u8 = 3;
+/// Whatever waits is dropped.
+const GIVE_UP: u8 = 4;
+
+impl Settle {
+    #[inline(always)]
+    const fn new(what: u8, end: u64) -> Self {
+        Self { what, reason: Reason::Desync, most: 0, end }
+    }
+
+    #[inline(always)]
+    const fn give_up(reason: Reason) -> Self {
+        Self { what: GIVE_UP, reason, most: 0, end: 0 }
     }
 }
 
@@ -282,70 +317,53 @@ impl Conn {
         }
     }
 
-    /// What a pass found in the client's direction.
+    /// What a pass found in the client's direction; `lost` where the statement's text is not there.
     #[inline(always)]
-    fn asked<I: Io>(&mut self, io: &mut I, call: &Call, found: &Found) {
+    fn asked<I: Io>(&mut self, io: &mut I, call: &Call, found: &Found, lost: bool) -> Settle {
         if found.begins != 0 && self.start == 0 {
             self.start = call.begin;
         }
-        match found.event {
-            QUERY | PARSE => {
-                let fingerprint = io.fingerprint();
-                self.statement_done_as(io, call, found.event, found.name, fingerprint);
-            }
-            BIND => {
-                let statement = if found.second_name == sql::NAME {
-                    self.unnamed
-                } else {
-                    io.lookup(found.second_name)
-                };
-                if found.name == sql::NAME {
-                    self.portal = statement;
-                } else {
-                    io.define(found.name ^ PORTAL, statement);
-                }
-            }
-            EXECUTE => {
-                let fingerprint =
-                    if found.name == sql::NAME { self.portal } else { io.lookup(found.name ^ PORTAL) };
-                self.push(io, fingerprint, 0);
-                self.start = 0;
-            }
-            SYNC => self.group_asked(io, call),
-            CALL => {
-                self.push(io, OTHER, SIMPLE);
-                self.group_asked(io, call);
-            }
-            ASKED => {
-                self.half[REQUEST].phase = STARTUP;
-                self.half[RESPONSE].phase = ANSWER;
-            }
-            ENDED => self.end(io),
-            BAD => self.bad(io),
-            _ => {}
+        let event = found.event;
+        if event >= ENDED {
+            return self.asked_something_else(event);
         }
-    }
-
-    /// A statement whose text got lost was read to where it counts no more.
-    #[inline(always)]
-    fn statement_done<I: Io>(&mut self, io: &mut I, call: &Call, fingerprint: u64) {
-        if self.start == 0 {
-            self.start = call.begin;
+        let mut fingerprint = OTHER;
+        if (event == QUERY || event == PARSE) && !lost {
+            fingerprint = io.fingerprint();
         }
-        let Half { kind, first_name, .. } = self.half[REQUEST];
-        self.statement_done_as(io, call, kind, first_name, fingerprint);
+        if event == BIND || event == EXECUTE {
+            fingerprint = if found.second_name != sql::NAME {
+                io.lookup(if event == BIND { found.second_name } else { found.second_name ^ PORTAL })
+            } else if event == BIND {
+                self.unnamed
+            } else {
+                self.portal
+            };
+        }
+        if event == PARSE || event == BIND {
+            if found.name != sql::NAME {
+                io.define(if event == PARSE { found.name } else { found.name ^ PORTAL }, fingerprint);
+            } else if event == PARSE {
+                self.unnamed = fingerprint;
+            } else {
+                self.portal = fingerprint;
+            }
+        }
+        if event == QUERY || event == EXECUTE || event == CALL {
+            self.push(io, fingerprint, if event == EXECUTE { 0 } else { SIMPLE });
+            self.start = 0;
+        }
+        if event == QUERY || event == SYNC || event == CALL { self.group_asked(call) } else { Settle::new(KEEP, 0) }
     }
 
     #[inline(always)]
-    fn statement_done_as<I: Io>(&mut self, io: &mut I, call: &Call, kind: u8, name: u64, fingerprint: u64) {
-        if kind == QUERY {
-            self.push(io, fingerprint, SIMPLE);
-            self.group_asked(io, call);
-        } else if name == sql::NAME {
-            self.unnamed = fingerprint;
-        } else {
-            io.define(name, fingerprint);
+    fn asked_something_else(&mut self, event: u8) -> Settle {
+        if event == ASKED {
+            self.half[REQUEST].phase = STARTUP;
+            self.half[RESPONSE].phase = ANSWER;
+            return Settle::new(KEEP, 0);
         }
+        self.end(event)
     }
 
     /// How many entries wait.
@@ -384,28 +402,26 @@ impl Conn {
 
     /// The client ended a group.
     #[inline(always)]
-    fn group_asked<I: Io>(&mut self, io: &mut I, call: &Call) {
+    fn group_asked(&mut self, call: &Call) -> Settle {
         self.start = 0;
         self.asked = self.asked.wrapping_add(1);
-        if self.early == 0 {
-            return;
-        }
         let early = self.early;
         self.early = 0;
         // A group that ended before this one did was another one.
-        if early >= call.begin {
-            self.failed = self.early_failed;
-            self.ready(io, early, true);
+        if early == 0 || early < call.begin {
+            return Settle::new(KEEP, 0);
         }
+        self.failed = self.early_failed;
+        Settle::new(EARLY_GROUP, early)
     }
 
     /// What a pass found in the server's direction.
     #[inline(always)]
-    fn answered<I: Io>(&mut self, io: &mut I, call: &Call, found: &Found) {
-        if found.completed != 0 {
-            self.complete(io, found.completed, call.now);
-        }
+    fn answered(&mut self, call: &Call, found: &Found) -> Settle {
         match found.event {
+            NOTHING if found.completed != 0 => {
+                Settle { most: found.completed, ..Settle::new(COMPLETE, call.now) }
+            }
             READY if self.asked == self.answered => {
                 // Of the startup, of a request that was not seen, or of one whose sending is still under way.
                 if self.role == ROLE_CLIENT {
@@ -413,12 +429,13 @@ impl Conn {
                     self.early_failed = self.failed;
                 }
                 self.failed = 0;
+                let what = if found.completed == 0 { KEEP } else { COMPLETE };
+                Settle { most: found.completed, ..Settle::new(what, call.now) }
             }
-            READY => self.ready(io, call.now, false),
-            FAILED => self.fail(io),
-            ENDED => self.end(io),
-            BAD => self.bad(io),
-            _ => {}
+            READY => Settle { most: found.completed, ..Settle::new(GROUP, call.now) },
+            FAILED => self.fail(),
+            ENDED | BAD => self.end(found.event),
+            _ => Settle::new(KEEP, 0),
         }
     }
 
@@ -429,111 +446,113 @@ impl Conn {
         self.waiting() != 0 && self.entry(self.head).group & !SIMPLE == group
     }
 
-    /// Takes up to `most` of the first entry and records them.
-    #[inline(always)]
-    fn take<I: Io>(&mut self, io: &mut I, most: u32, end: u64, failed: bool) -> u32 {
-        let Pending { start, fingerprint, count, .. } = *self.entry(self.head);
-        let left = count - self.done;
-        let taken = if most < left { most } else { left };
-        self.done += taken;
-        if taken == left {
-            self.head = self.head.wrapping_add(1);
-            self.done = 0;
-        }
-        io.record(self, &Exchange { fingerprint, start, end, count: taken, failed });
-        taken
-    }
-
-    /// The server completed so many Executes, all at the same time as far as we can see.
-    #[inline(always)]
-    fn complete<I: Io>(&mut self, io: &mut I, completed: u32, now: u64) {
-        self.record_completed(io);
-        // The last one may be its group's last, which lasts until the group ends.
-        let mut rest = completed - 1;
-        let mut turns = 0;
-        loop {
-            let more = rest != 0 && self.is_current() && self.entry(self.head).group & SIMPLE == 0;
-            if more {
-                rest -= self.take(io, rest, now, false);
-            }
-            turns += 1;
-            if !more || turns >= DEPTH {
-                break;
-            }
-        }
-        if rest == 0 && self.is_current() && self.entry(self.head).group & SIMPLE == 0 {
-            self.completed = now;
-        }
-    }
-
-    /// The Execute that was completed was not its group's last.
-    #[inline(always)]
-    fn record_completed<I: Io>(&mut self, io: &mut I) {
-        if self.completed != 0 {
-            let end = self.completed;
-            self.completed = 0;
-            self.take(io, 1, end, false);
-        }
-    }
-
     /// The server told an error: of what it is doing, or of the commit behind it.
     #[inline(always)]
-    fn fail<I: Io>(&mut self, io: &mut I) {
+    fn fail(&mut self) -> Settle {
         self.failed = 1;
-        if self.completed == 0 {
-            return;
-        }
         let one_is_left = self.entry(self.head).count - self.done == 1;
         let next = self.entry(self.head.wrapping_add(1)).group & !SIMPLE;
         let was_last = one_is_left && (self.waiting() == 1 || next != self.answered & !SIMPLE);
-        if !was_last {
-            self.record_completed(io);
-        }
+        // An Execute that was completed and is not its group's last is not what failed.
+        Settle::new(if was_last { KEEP } else { COMPLETE }, 0)
     }
 
-    /// The server ended a group. Where it failed, what was not completed is what the error is about, or was passed over.
+    /// Takes requests that wait out of the ring and records or drops them.
+    ///
+    /// One loop for all: each loop here is one that the verifier walks through for each way that leads to it.
     #[inline(always)]
-    fn ready<I: Io>(&mut self, io: &mut I, now: u64, all_good: bool) {
-        let failed = self.failed != 0;
+    fn settle<I: Io>(&mut self, io: &mut I, settle: &Settle) {
+        let Settle { what, reason, most, end } = *settle;
+        if what == KEEP {
+            return;
+        }
+        // The last one that was completed may be its group's last, which lasts until the group ends.
+        let held = self.completed;
+        let mut flush = held != 0 && (what != GROUP || most != 0);
+        let mut rest = most;
+        if what == COMPLETE && most != 0 {
+            rest = most - 1;
+        } else if what == GROUP && held != 0 && most == 0 {
+            rest = 1;
+        }
+        let failed = self.failed != 0 && what != COMPLETE;
+        let group = self.answered & !SIMPLE;
+        self.completed = 0;
+        let mut lost = 0;
         let mut turns = 0;
         loop {
-            let more = self.is_current();
+            let entry = *self.entry(self.head);
+            let simple = entry.group & SIMPLE != 0;
+            let left = entry.count - self.done;
+            let in_group = what == GIVE_UP || entry.group & !SIMPLE == group;
+            let wanted = what != COMPLETE || flush || rest != 0 && !simple;
+            let more = self.waiting() != 0 && in_group && wanted;
             if more {
-                let whole = failed || all_good || self.entry(self.head).group & SIMPLE != 0;
-                if whole || self.completed != 0 {
-                    self.completed = 0;
-                    self.take(io, if whole { u32::MAX } else { 1 }, now, failed);
+                let whole = what != GIVE_UP && (failed || simple) || what == EARLY_GROUP;
+                let drops = !flush && !whole && rest == 0;
+                let limit = if flush {
+                    1
+                } else if whole || drops {
+                    left
                 } else {
-                    let lost = self.entry(self.head).count - self.done;
-                    self.done = 0;
+                    rest
+                };
+                let taken = if limit < left { limit } else { left };
+                self.done += taken;
+                if taken == left {
                     self.head = self.head.wrapping_add(1);
-                    io.dropped(Reason::Desync, lost);
+                    self.done = 0;
                 }
+                if drops {
+                    lost += taken;
+                } else {
+                    let exchange = Exchange {
+                        fingerprint: entry.fingerprint,
+                        start: entry.start,
+                        end: if flush { held } else { end },
+                        count: taken,
+                        failed: failed && !flush,
+                    };
+                    io.record(self, &exchange);
+                }
+                if !flush && !whole && !drops {
+                    rest -= taken;
+                }
+                flush = false;
             }
             turns += 1;
-            if !more || turns >= 2 * DEPTH {
+            if !more || turns >= DEPTH + 2 {
                 break;
             }
         }
-        if self.overflow == (self.answered & !SIMPLE) + 1 {
+        if lost != 0 {
+            io.dropped(reason, lost);
+        }
+        if what == COMPLETE {
+            if most != 0 && rest == 0 && self.is_current() && self.entry(self.head).group & SIMPLE == 0 {
+                self.completed = end;
+            }
+            return;
+        }
+        self.failed = 0;
+        if what == GIVE_UP {
+            self.overflow = 0;
+            self.early = 0;
+            return;
+        }
+        if self.overflow == group + 1 {
             self.overflow = 0;
         }
-        self.completed = 0;
-        self.failed = 0;
         self.answered = self.answered.wrapping_add(1);
     }
 
-    /// Nothing that follows is a query.
+    /// Nothing that follows is a query; or it is no message of this protocol, and the next request gets another look.
     #[inline(always)]
-    fn end<I: Io>(&mut self, io: &mut I) {
-        self.give_up(io, Reason::Opaque);
-        self.role = ROLE_OPAQUE;
-    }
-
-    /// No message of this protocol: another look at it from the next request on.
-    #[inline(always)]
-    fn bad<I: Io>(&mut self, io: &mut I) {
-        self.give_up(io, Reason::Desync);
+    fn end(&mut self, event: u8) -> Settle {
+        if event != BAD {
+            self.role = ROLE_OPAQUE;
+            return Settle::give_up(Reason::Opaque);
+        }
         self.half = [Half::EMPTY; 2];
         self.start = 0;
         self.answered = self.asked;
@@ -541,6 +560,7 @@ impl Conn {
         // The next call may begin with a request, whatever its direction.
         self.last_direction = NO_DIRECTION;
         self.missed(BAD_COSTS);
+        Settle::give_up(Reason::Desync)
     }
 
     /// The payload of the rest of this call cannot be had.
@@ -548,34 +568,17 @@ impl Conn {
     pub fn lose<I: Io>(&mut self, io: &mut I, call: &mut Call) {
         call.done = call.total;
         if self.role != ROLE_UNKNOWN && self.role != ROLE_OPAQUE {
-            self.bad(io);
+            let settle = self.end(BAD);
+            self.settle(io, &settle);
         }
     }
 
-    /// Drops whatever waits.
+    /// The bytes of a client's connection ended; a server may still answer after this.
     #[inline(always)]
-    fn give_up<I: Io>(&mut self, io: &mut I, reason: Reason) {
-        self.record_completed(io);
-        let mut lost = 0;
-        let mut turns = 0;
-        loop {
-            let more = self.waiting() != 0;
-            if more {
-                lost += self.entry(self.head).count - self.done;
-                self.done = 0;
-                self.head = self.head.wrapping_add(1);
-            }
-            turns += 1;
-            if !more || turns >= DEPTH {
-                break;
-            }
+    pub fn end_of_stream<I: Io>(&mut self, io: &mut I) {
+        if self.role == ROLE_CLIENT {
+            self.finish(io);
         }
-        if lost != 0 {
-            io.dropped(reason, lost);
-        }
-        self.overflow = 0;
-        self.early = 0;
-        self.failed = 0;
     }
 
     /// The peer closed, or this end did: what waits gets no response any more. A server that ends a connection by an error
@@ -583,9 +586,9 @@ impl Conn {
     #[inline(always)]
     pub fn finish<I: Io>(&mut self, io: &mut I) {
         if self.failed != 0 && self.asked != self.answered {
-            self.ready(io, self.last, false);
+            self.settle(io, &Settle::new(GROUP, self.last));
         }
-        self.give_up(io, Reason::NoResponse);
+        self.settle(io, &Settle::give_up(Reason::NoResponse));
     }
 }
 

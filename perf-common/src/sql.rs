@@ -163,30 +163,48 @@ impl Statement {
     /// Takes one byte. `false` if it is to be given once more, which happens at most once.
     #[inline(always)]
     pub fn read(&mut self, byte: u8) -> bool {
+        let transition = self.transition(byte);
+        if Self::is_token(transition) {
+            return self.token(transition, byte);
+        }
+        self.inside(transition, byte);
+        true
+    }
+
+    /// What a byte means here: for [`Statement::token`] or [`Statement::inside`].
+    #[inline(always)]
+    pub fn transition(&self, byte: u8) -> u32 {
         let mode = get!(self.mode);
         // SAFETY: a u8 cannot exceed the table's 256 entries.
         let class = u32::from(unsafe { *CLASS.as_ptr().add(byte as usize) });
         let at = opaque(u64::from(mode * 32 + class)) & 1023;
         // SAFETY: masked to the table's 1024 entries.
-        let transition = unsafe { *TABLE.as_ptr().add(at as usize) };
-        if transition & SLOW != 0 {
-            return self.slow(transition, byte);
-        }
+        unsafe { *TABLE.as_ptr().add(at as usize) }
+    }
+
+    /// Whether a byte begins or ends something.
+    #[inline(always)]
+    pub const fn is_token(transition: u32) -> bool {
+        transition & SLOW != 0
+    }
+
+    /// Takes a byte that begins and ends nothing.
+    #[inline(always)]
+    pub fn inside(&mut self, transition: u32, byte: u8) {
         set!(self.mode = transition & MODE);
         set!(self.read = get!(self.read) + 1);
         if transition & COPY != 0 {
             self.put(fold(byte, transition));
         }
-        true
     }
 
-    /// Everything but the inside of tokens.
+    /// Takes any other; `false` if it is to be given once more.
     #[inline(always)]
-    fn slow(&mut self, transition: u32, byte: u8) -> bool {
+    pub fn token(&mut self, transition: u32, byte: u8) -> bool {
         if transition & WORD_END != 0 && is_value(get!(self.word)) {
             self.rewind();
             set!(self.mode = u32::from(BETWEEN));
-            self.token(KIND_LITERAL, b'?');
+            self.write(KIND_LITERAL, b'?');
             set!(self.word = 0);
             return false;
         }
@@ -208,7 +226,7 @@ impl Statement {
                 set!(self.mode = u32::from(BETWEEN));
             }
             let masked = transition & MASK != 0;
-            self.token(transition >> KIND & 7, if masked { b'?' } else { fold(byte, transition) });
+            self.write(transition >> KIND & 7, if masked { b'?' } else { fold(byte, transition) });
         }
         if transition & ACT != 0 {
             self.act(transition >> ACTION & 15, byte);
@@ -225,7 +243,7 @@ impl Statement {
 
     /// Writes the first byte of a token, and a space before it where it would run into the last one.
     #[inline(always)]
-    fn token(&mut self, kind: u32, byte: u8) {
+    fn write(&mut self, kind: u32, byte: u8) {
         let context = get!(self.context);
         let pos = get!(self.pos);
         set!(self.mark_pos = pos);
@@ -371,6 +389,12 @@ pub const fn name(so_far: u64, byte: u8) -> u64 {
 
 /// The hash of the empty name.
 pub const NAME: u64 = BASIS;
+
+/// Whether a text of this length is all that there was room for.
+#[must_use]
+pub const fn is_full(len: usize) -> bool {
+    len >= LIMIT as usize
+}
 
 /// Reads a whole statement.
 pub fn read(statement: &[u8]) -> Statement {

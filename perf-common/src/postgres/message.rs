@@ -31,22 +31,24 @@ pub const EXECUTE: u8 = 4;
 pub const SYNC: u8 = 5;
 /// A call of a function, answered like a query.
 pub const CALL: u8 = 6;
-pub const READY: u8 = 7;
+pub const READY: u8 = 9;
 /// Replication, encryption or a request to cancel: nothing that follows is a query.
-pub const ENDED: u8 = 8;
+pub const ENDED: u8 = 12;
 /// The client asks whether it may encrypt.
-pub const ASKED: u8 = 9;
+pub const ASKED: u8 = 14;
 /// The server does not encrypt.
 pub const REFUSED: u8 = 10;
 /// No message of this protocol, or one whose length makes no sense.
-pub const BAD: u8 = 11;
+pub const BAD: u8 = 13;
 /// The server told an error.
-pub const FAILED: u8 = 14;
+pub const FAILED: u8 = 11;
+/// From this kind on nothing follows what was completed before it.
+const FAILED_OR_ENDED: u8 = FAILED;
 
 /// In [`KINDS`], the request's in the low four bits: nothing but its length counts.
-const PASS: u8 = 12;
+const PASS: u8 = 7;
 /// A response that ends one Execute.
-const COMPLETE: u8 = 13;
+const COMPLETE: u8 = 8;
 
 /// What each type is: among requests in the low four bits, among responses in the high four; 0 is none.
 static KINDS: [u8; 256] = {
@@ -166,6 +168,9 @@ pub struct Pass {
     pub reach: u32,
     /// The shift that finds the direction's kinds in [`KINDS`]: 0 for requests, 4 for responses.
     pub shift: u32,
+    /// 1 if the statement came to its end.
+    pub ended: u32,
+    pub pad: u32,
 }
 
 /// From memory and to memory, so that the verifier knows nothing of a value when it comes round again.
@@ -185,7 +190,7 @@ macro_rules! set {
 
 impl Pass {
     pub const EMPTY: Self =
-        Self { half: Half::EMPTY, out: Found::EMPTY, pos: 0, len: 0, reach: 0, shift: 0 };
+        Self { half: Half::EMPTY, out: Found::EMPTY, pos: 0, len: 0, reach: 0, shift: 0, ended: 0, pad: 0 };
 
     /// Sets up a pass from where the block's position is.
     #[inline(always)]
@@ -211,7 +216,9 @@ impl Pass {
                 self.name(block, statement);
             }
             if self.half.phase == SQL {
-                self.sql(block, statement);
+                let wants = statement.wants();
+                self.sql(block, wants, |byte| statement.read(byte));
+                self.end_sql(statement.wants());
             }
         }
         self.out.consumed = self.pos - from;
@@ -223,13 +230,19 @@ impl Pass {
         let len = self.len;
         let mut pos = self.pos;
         let mut seen = 0;
+        let mut next_pass = false;
         loop {
             if get!(self.half.phase) == HEAD && pos < len {
                 let have = get!(self.half.have);
                 if have == 0 && len - pos >= 5 {
-                    set!(self.half.head, block.word(pos) & low(5));
-                    pos += 5;
-                    self.header(true, statement);
+                    let head = block.word(pos) & low(5);
+                    // Whether what was completed before an error has to do with it is for the connection to tell.
+                    next_pass = get!(self.out.completed) != 0 && self.kind(head) >= FAILED_OR_ENDED;
+                    if !next_pass {
+                        set!(self.half.head, head);
+                        pos += 5;
+                        self.header(true, statement);
+                    }
                 } else {
                     let head = get!(self.half.head) | u64::from(block.byte(pos)) << (8 * (have & 7));
                     set!(self.half.head, head);
@@ -255,7 +268,7 @@ impl Pass {
             }
             seen += 1;
             pos = block.forget(u64::from(pos)) as u32;
-            let stop = get!(self.out.event) != NOTHING || get!(self.half.phase) != HEAD || pos >= len;
+            let stop = next_pass || get!(self.out.event) != NOTHING || get!(self.half.phase) != HEAD || pos >= len;
             if stop || seen >= MESSAGES {
                 break;
             }
@@ -359,31 +372,35 @@ impl Pass {
         self.pass_over();
     }
 
-    /// Reads a statement to its end, or as much of it as is there.
+    /// Reads a statement to its end, or as much of it as is there, up to `wanted` bytes; [`Pass::end_sql`] has to follow.
     #[inline(always)]
-    pub fn sql(&mut self, block: &Block, statement: &mut Statement) {
-        let wanted = statement.wants();
+    pub fn sql(&mut self, block: &Block, wanted: u32, mut read: impl FnMut(u8) -> bool) {
         let limit = self.limit(if wanted < SQL_BYTES { wanted } else { SQL_BYTES });
         let from = self.pos;
         let mut pos = from;
         let mut ended = false;
-        // A byte is given twice at most, and only behind a word.
-        for _ in 0..2 * SQL_BYTES {
+        for _ in 0..SQL_BYTES {
             if pos >= limit {
                 break;
             }
             let byte = block.byte(pos);
-            let taken = statement.read(byte);
+            let taken = read(byte);
             pos = block.forget(u64::from(pos) + u64::from(taken)) as u32;
             if taken && byte == 0 {
                 ended = true;
                 break;
             }
         }
+        self.ended = u32::from(ended);
         let left = get!(self.half.left) - (pos - from);
         set!(self.half.left, left);
         self.pos = pos;
-        if ended || left == 0 || statement.wants() == 0 {
+    }
+
+    /// Tells of a statement if it is at its end, or if so many more bytes count.
+    #[inline(always)]
+    pub fn end_sql(&mut self, wanted: u32) {
+        if self.ended != 0 || get!(self.half.left) == 0 || wanted == 0 {
             set!(self.out.event, get!(self.half.kind));
             self.out.name = get!(self.half.first_name);
             self.pass_over();
