@@ -150,6 +150,8 @@ pub trait Io {
     /// What a prepared statement or a portal is, and what it was said to be; [`OTHER`] where that is not known.
     fn define(&mut self, name: u64, fingerprint: u64);
     fn lookup(&mut self, name: u64) -> u64;
+    /// Does what [`Conn::settle`] does: in the kernel in a function of its own.
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle);
     /// Counted as seen.
     fn seen(&mut self);
     fn record(&mut self, conn: &Conn, exchange: &Exchange);
@@ -199,20 +201,23 @@ pub fn step<I: Io>(conn: &mut Conn, io: &mut I, call: &mut Call) {
     }
     let settle =
         if is_request { conn.asked(io, call, &found, lost) } else { conn.answered(call, &found) };
-    conn.settle(io, &settle);
+    if settle.what != KEEP && !conn.settle_one(io, &settle) {
+        io.settle(conn, &settle);
+    }
     if conn.role == ROLE_UNKNOWN || conn.role == ROLE_OPAQUE {
         call.done = call.total;
     }
 }
 
 /// What is to be done with the requests that wait.
-struct Settle {
+#[derive(Clone, Copy)]
+pub struct Settle {
     /// One of the constants below.
-    what: u8,
-    reason: Reason,
+    pub what: u8,
+    pub reason: Reason,
     /// How many Executes are done.
-    most: u32,
-    end: u64,
+    pub most: u32,
+    pub end: u64,
 }
 
 /// Nothing.
@@ -457,15 +462,41 @@ impl Conn {
         Settle::new(if was_last { KEEP } else { COMPLETE }, 0)
     }
 
-    /// Takes requests that wait out of the ring and records or drops them.
-    ///
-    /// One loop for all: each loop here is one that the verifier walks through for each way that leads to it.
+    /// The common case: a group of one request ends. `false` if it is none.
     #[inline(always)]
-    fn settle<I: Io>(&mut self, io: &mut I, settle: &Settle) {
-        let Settle { what, reason, most, end } = *settle;
-        if what == KEEP {
-            return;
+    fn settle_one<I: Io>(&mut self, io: &mut I, settle: &Settle) -> bool {
+        let Pending { start, fingerprint, count, group } = *self.entry(self.head);
+        let one = count == 1 && self.waiting() == 1 && group & !SIMPLE == self.answered & !SIMPLE;
+        let known = self.failed != 0 || group & SIMPLE != 0 || settle.most == 1 && self.completed == 0;
+        if settle.what != GROUP || !one || !known || self.overflow != 0 {
+            return false;
         }
+        let failed = self.failed != 0;
+        self.head = self.head.wrapping_add(1);
+        self.done = 0;
+        self.completed = 0;
+        self.failed = 0;
+        self.answered = self.answered.wrapping_add(1);
+        io.record(self, &Exchange { fingerprint, start, end: settle.end, count: 1, failed });
+        true
+    }
+
+    /// What [`Conn::settle`] changes, from a copy that it ran on.
+    #[inline(always)]
+    pub fn take_over(&mut self, settled: &Self) {
+        self.head = settled.head;
+        self.done = settled.done;
+        self.completed = settled.completed;
+        self.failed = settled.failed;
+        self.overflow = settled.overflow;
+        self.early = settled.early;
+        self.answered = settled.answered;
+    }
+
+    /// Takes requests that wait out of the ring and records or drops them.
+    #[inline(always)]
+    pub fn settle<I: Io>(&mut self, io: &mut I, settle: &Settle) {
+        let Settle { what, reason, most, end } = *settle;
         // The last one that was completed may be its group's last, which lasts until the group ends.
         let held = self.completed;
         let mut flush = held != 0 && (what != GROUP || most != 0);
@@ -569,7 +600,7 @@ impl Conn {
         call.done = call.total;
         if self.role != ROLE_UNKNOWN && self.role != ROLE_OPAQUE {
             let settle = self.end(BAD);
-            self.settle(io, &settle);
+            io.settle(self, &settle);
         }
     }
 

@@ -277,9 +277,9 @@ impl Statement {
         // SAFETY: masked below the text's length.
         unsafe { self.text.as_mut_ptr().add(at as usize).write_volatile(byte) };
         set!(self.pos = pos + 1);
-        if pos >= LIMIT {
-            set!(self.mode = u32::from(FULL));
-        }
+        // Without a branch, which would be a path of its own for each byte.
+        let full = 0_u64.wrapping_sub(opaque(u64::from(LIMIT).wrapping_sub(u64::from(pos) + 1)) >> 63) as u32;
+        set!(self.mode = get!(self.mode) & !full | u32::from(FULL) & full);
     }
 
     /// Dollar quotes and comments.

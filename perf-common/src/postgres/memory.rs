@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::block::{BLOCK, Block};
 use super::message::{Found, Half, Pass, is_chain};
-use super::{Call, Conn, Exchange, Io};
+use super::{Call, Conn, Exchange, Io, Settle};
 use crate::events::Reason;
 use crate::http::Direction;
 use crate::sql::{OTHER, Statement};
@@ -100,6 +100,9 @@ impl Io for Memory<'_> {
     }
     fn lookup(&mut self, name: u64) -> u64 {
         self.names.iter().find(|(known, _)| *known == name).map_or(OTHER, |(_, fingerprint)| *fingerprint)
+    }
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        conn.settle(self, settle);
     }
     fn seen(&mut self) {
         self.seen += 1;

@@ -91,7 +91,7 @@ const LONGEST_STARTUP: u32 = 10_000;
 /// How many messages one pass looks at, how many bytes of a name, and of a statement: what the verifier walks through.
 const MESSAGES: u32 = 256;
 const NAME_BYTES: u32 = 64;
-const SQL_BYTES: u32 = 512;
+const SQL_BYTES: u32 = 256;
 const CHAIN: u32 = 32;
 
 const PROTOCOL_3: u32 = 3;
@@ -217,7 +217,7 @@ impl Pass {
             }
             if self.half.phase == SQL {
                 let wants = statement.wants();
-                self.sql(block, wants, |byte| statement.read(byte));
+                self.sql(block, wants, |byte| u32::from(statement.read(byte)));
                 self.end_sql(statement.wants());
             }
         }
@@ -225,55 +225,45 @@ impl Pass {
     }
 
     /// Passes over messages up to one that matters.
+    ///
+    /// Whole messages that do not are all that is looked at in a loop, with next to no state: thousands of rows are cheap to
+    /// pass over, and to verify.
     #[inline(always)]
     pub fn walk(&mut self, block: &Block, statement: &mut Statement) {
+        if self.half.phase == SKIP {
+            self.pass_over();
+        }
         let len = self.len;
         let mut pos = self.pos;
-        let mut seen = 0;
-        let mut next_pass = false;
-        loop {
-            if get!(self.half.phase) == HEAD && pos < len {
-                let have = get!(self.half.have);
-                if have == 0 && len - pos >= 5 {
-                    let head = block.word(pos) & low(5);
-                    // Whether what was completed before an error has to do with it is for the connection to tell.
-                    next_pass = get!(self.out.completed) != 0 && self.kind(head) >= FAILED_OR_ENDED;
-                    if !next_pass {
-                        set!(self.half.head, head);
-                        pos += 5;
-                        self.header(true, statement);
-                    }
-                } else {
-                    let head = get!(self.half.head) | u64::from(block.byte(pos)) << (8 * (have & 7));
-                    set!(self.half.head, head);
-                    set!(self.half.have, have + 1);
-                    pos += 1;
-                    if have == 0 {
-                        self.begins(head);
-                    }
-                    if have >= 4 {
-                        self.header(false, statement);
-                    }
-                }
-            }
-            if get!(self.half.phase) == SKIP {
-                let left = get!(self.half.left);
-                let room = self.reach - pos;
-                let skipped = if left < room { left } else { room };
-                pos += skipped;
-                set!(self.half.left, left - skipped);
-                if left == skipped {
-                    set!(self.half.phase, HEAD);
-                }
-            }
-            seen += 1;
-            pos = block.forget(u64::from(pos)) as u32;
-            let stop = next_pass || get!(self.out.event) != NOTHING || get!(self.half.phase) != HEAD || pos >= len;
-            if stop || seen >= MESSAGES {
-                break;
-            }
+        if self.half.phase != HEAD || pos >= len {
+            return;
         }
-        self.pos = pos;
+        if self.half.have == 0 {
+            let mut completed = 0;
+            let mut seen = 0;
+            loop {
+                let head = block.word(pos);
+                let kind = self.kind(head);
+                let length = ((head >> 8) as u32).swap_bytes();
+                let there = len.wrapping_sub(pos);
+                let passed = there >= 5 && length >= 4 && length < there && (kind == PASS || kind == COMPLETE);
+                if passed {
+                    completed += u32::from(kind == COMPLETE);
+                    pos += length + 1;
+                }
+                pos = block.forget(u64::from(pos)) as u32;
+                completed = block.forget(u64::from(completed)) as u32;
+                seen += 1;
+                if !passed || pos >= len || seen >= MESSAGES {
+                    break;
+                }
+            }
+            self.out.completed = completed;
+            self.pos = pos;
+        }
+        if pos < len {
+            self.header(block, statement);
+        }
     }
 
     /// Whether the message with this type asks for something.
@@ -292,38 +282,51 @@ impl Pass {
         kinds >> (self.shift & 7) & 15
     }
 
-    /// A header is complete.
+    /// Reads a header, or what is there of it.
     #[inline(always)]
-    fn header(&mut self, whole: bool, statement: &mut Statement) {
-        let head = get!(self.half.head);
+    fn header(&mut self, block: &Block, statement: &mut Statement) {
+        let have = u32::from(self.half.have & 7);
+        let there = self.len - self.pos;
+        let missing = 5 - if have < 5 { have } else { 4 };
+        let taken = if there < missing { there } else { missing };
+        let head = self.half.head | (block.word(self.pos) & low(taken)) << (8 * have);
         let kind = self.kind(head);
-        let length = ((head >> 8) as u32).swap_bytes();
-        if whole {
+        if self.out.completed != 0 && kind >= FAILED_OR_ENDED {
+            // Whether what was completed before an error has to do with it is for the connection to tell.
+            return;
+        }
+        self.pos += taken;
+        if have == 0 {
             self.begins(head);
         }
-        set!(self.half.have, 0);
-        set!(self.half.head, 0);
+        if taken < missing {
+            self.half.head = head;
+            self.half.have = (have + taken) as u8;
+            return;
+        }
+        self.half.have = 0;
+        self.half.head = 0;
+        let length = ((head >> 8) as u32).swap_bytes();
         if kind == 0 || length < 4 || length > LONGEST {
-            set!(self.out.event, BAD);
+            self.out.event = BAD;
             return;
         }
-        set!(self.half.left, length - 4);
-        set!(self.half.phase, SKIP);
-        if kind == PASS {
-            return;
-        }
-        if kind == COMPLETE {
-            set!(self.out.completed, get!(self.out.completed) + 1);
-        } else if kind <= EXECUTE {
-            set!(self.half.kind, kind);
-            set!(self.half.name, sql::NAME);
-            set!(self.half.phase, if kind == QUERY { SQL } else { NAME });
+        self.half.left = length - 4;
+        if kind <= EXECUTE {
+            self.half.kind = kind;
+            self.half.name = sql::NAME;
+            self.half.phase = if kind == QUERY { SQL } else { NAME };
             if kind == QUERY {
                 statement.begin();
             }
-        } else {
-            set!(self.out.event, kind);
+            return;
         }
+        if kind == COMPLETE {
+            self.out.completed += 1;
+        } else if kind != PASS {
+            self.out.event = kind;
+        }
+        self.pass_over();
     }
 
     /// Reads a name to its end, or as much of it as is there.
@@ -373,8 +376,9 @@ impl Pass {
     }
 
     /// Reads a statement to its end, or as much of it as is there, up to `wanted` bytes; [`Pass::end_sql`] has to follow.
+    /// `read` gives 0 for a byte that it wants once more, else 1.
     #[inline(always)]
-    pub fn sql(&mut self, block: &Block, wanted: u32, mut read: impl FnMut(u8) -> bool) {
+    pub fn sql(&mut self, block: &Block, wanted: u32, mut read: impl FnMut(u8) -> u32) {
         let limit = self.limit(if wanted < SQL_BYTES { wanted } else { SQL_BYTES });
         let from = self.pos;
         let mut pos = from;
@@ -385,8 +389,8 @@ impl Pass {
             }
             let byte = block.byte(pos);
             let taken = read(byte);
-            pos = block.forget(u64::from(pos) + u64::from(taken)) as u32;
-            if taken && byte == 0 {
+            pos = block.forget(u64::from(pos + taken)) as u32;
+            if u32::from(byte) < taken {
                 ended = true;
                 break;
             }

@@ -29,7 +29,7 @@ use perf_common::http::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, 
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::peer::Peer;
 use perf_common::postgres::{
-    Conn, DbKey, Exchange, Io, StatementKey,
+    Conn, DbKey, Exchange, Io, Settle, StatementKey,
     block::Block,
     message::{Found, Half, NAME, Pass, SECOND_NAME, SKIP, SQL, STARTUP},
     step,
@@ -45,6 +45,7 @@ use perf_ebpf::{get, unset};
 use stages::{
     define, fill_block, fingerprint, is_request_chain, load_statement, lookup, parse_greeting, parse_messages,
     parse_name, parse_sql, peek_payload, record, save_statement,
+    settle_waiting,
 };
 
 perf_ebpf::program!();
@@ -118,6 +119,8 @@ struct Work {
     pass: Pass,
     statement: Statement,
     sample: SqlSample,
+    /// A copy, for what is too much to be part of the program that has the socket.
+    conn: Conn,
 }
 
 /// When the data arrived that the current task is just reading.
@@ -197,7 +200,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: this CPU's element; programs of one object do not nest.
     let work = unsafe { &mut *work };
     if length == 0 {
-        conn.end_of_stream(&mut Kernel { work });
+        conn.end_of_stream(&mut Ending);
         return 0;
     }
     if conn.ignores(Direction::Received) {
@@ -262,7 +265,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let work = unsafe { &mut *work };
     if length == 0 {
         if received {
-            conn.end_of_stream(&mut Kernel { work });
+            conn.end_of_stream(&mut Ending);
         }
         return 0;
     }
@@ -366,10 +369,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         // Done with sending, not with receiving.
         return 0;
     }
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; the state machine does not touch it when a connection ends.
-    let work = unsafe { &mut *work };
-    conn.finish(&mut Kernel { work });
+    conn.finish(&mut Ending);
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
     }
@@ -480,6 +480,79 @@ fn adopt(sk: Ptr, conn: &mut Conn) {
     conn.workload = id;
 }
 
+/// Its hands where a connection ends: in an interrupt that may stand in the middle of another one's work.
+struct Ending;
+
+impl Io for Ending {
+    #[inline(always)]
+    fn peek(&mut self, _: &Call) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, _: &Call) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_chain(&mut self, _: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn parse(&mut self, _: &mut Half, _: bool) -> Found {
+        Found::EMPTY
+    }
+
+    #[inline(always)]
+    fn save_statement(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn load_statement(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn fingerprint(&mut self) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn define(&mut self, _: u64, _: u64) {}
+
+    #[inline(always)]
+    fn lookup(&mut self, _: u64) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        conn.settle(self, settle);
+    }
+
+    #[inline(always)]
+    fn seen(&mut self) {}
+
+    #[inline(always)]
+    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
+        count(conn, exchange);
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        Events(&EVENTS).dropped(reason, count);
+    }
+}
+
+#[inline(always)]
+fn count(conn: &Conn, exchange: &Exchange) {
+    let rest = u64::from(conn.role) | u64::from(exchange.failed) << 8 | u64::from(exchange.count) << 32;
+    let ns = exchange.end.saturating_sub(exchange.start);
+    record(conn.workload, exchange.fingerprint, conn.peer, rest, ns);
+}
+
 /// The state machine's hands in the kernel.
 struct Kernel<'a> {
     work: &'a mut Work,
@@ -555,15 +628,24 @@ impl Io for Kernel<'_> {
     }
 
     #[inline(always)]
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        let (from, to) = (core::ptr::from_mut(conn).cast::<u64>(), (&raw mut self.work.conn).cast::<u64>());
+        for i in 0..size_of::<Conn>() / 8 {
+            // SAFETY: both are as long as that.
+            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        }
+        settle_waiting(settle.what.into(), settle.reason as u64, settle.most.into(), settle.end);
+        conn.take_over(&self.work.conn);
+    }
+
+    #[inline(always)]
     fn seen(&mut self) {
         Events(&EVENTS).seen();
     }
 
     #[inline(always)]
     fn record(&mut self, conn: &Conn, exchange: &Exchange) {
-        let rest = u64::from(conn.role) | u64::from(exchange.failed) << 8 | u64::from(exchange.count) << 32;
-        let ns = exchange.end.saturating_sub(exchange.start);
-        record(conn.workload, exchange.fingerprint, conn.peer, rest, ns);
+        count(conn, exchange);
     }
 
     #[inline(always)]

@@ -9,12 +9,12 @@ use perf_common::events::Reason;
 use perf_common::peer::CLASS_OTHER;
 use perf_common::postgres::block::BLOCK;
 use perf_common::postgres::message::is_chain;
-use perf_common::postgres::{DbKey, StatementKey};
+use perf_common::postgres::{DbKey, Settle, StatementKey};
 use perf_common::sql::{OTHER, SqlSample, TEXT};
 use perf_common::{http::ROLE_CLIENT, sql::Statement};
 use perf_ebpf::count::{Events, add, get_or_insert, observe_many};
 
-use super::{CELL_ZERO, CELLS, CELLS_USED, CUT, EVENTS, MAX_DB_CELLS, NAMED, SAMPLES, STATEMENTS, WORK, Work};
+use super::{CELL_ZERO, CELLS, CELLS_USED, CUT, EVENTS, Ending, MAX_DB_CELLS, NAMED, SAMPLES, STATEMENTS, WORK, Work};
 
 /// The first up to eight bytes from `offset` on; 0 where they cannot be had.
 #[unsafe(no_mangle)]
@@ -132,11 +132,11 @@ pub(super) extern "C" fn parse_sql() -> u64 {
         // SAFETY: as above.
         let transition = unsafe { (*statement).transition(byte) };
         if Statement::is_token(transition) {
-            return sql_token(u64::from(transition), u64::from(byte)) != 0;
+            return sql_token(u64::from(transition), u64::from(byte)) as u32 & 1;
         }
         // SAFETY: as above.
         unsafe { (*statement).inside(transition, byte) };
-        true
+        1
     });
     pass.end_sql(wants());
     0
@@ -243,6 +243,18 @@ pub(super) extern "C" fn lookup(name: u64) -> u64 {
     let key = StatementKey { sk: unsafe { (*work).sk }, name };
     // SAFETY: a number, read at once.
     unsafe { STATEMENTS.get(key) }.copied().unwrap_or(OTHER)
+}
+
+/// [`perf_common::postgres::Conn::settle`] on the copy in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn settle_waiting(what: u64, reason: u64, most: u64, end: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's element.
+    let conn = unsafe { &mut (*work).conn };
+    let reason = if reason == Reason::Opaque as u64 { Reason::Opaque } else { Reason::Desync };
+    conn.settle(&mut Ending, &Settle { what: what as u8, reason, most: most as u32, end });
+    0
 }
 
 /// Counts queries of `ns` each; `rest` is role, outcome and number. It must not use `WORK`: a connection that ends in an
