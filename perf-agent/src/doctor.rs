@@ -103,6 +103,7 @@ mod tests {
         assert_eq!(broken(&config, &example()), ["sched", "l7"]);
         config.probes.sched.enabled = false;
         config.probes.http.enabled = false;
+        config.probes.postgres.enabled = false;
         assert!(broken(&config, &example()).is_empty());
         assert_eq!(broken(&config, &[]), ["tcp"]);
     }

@@ -2,10 +2,12 @@
 
 mod http;
 mod l7;
+mod postgres;
 mod sched;
 mod tcp;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
@@ -98,6 +100,7 @@ impl Probes {
             regs: regs.clone().unwrap_or_default(),
             files: files.clone().unwrap_or_default(),
             max_cells: config.probes.http.max_series.get().into(),
+            max_db_cells: config.probes.postgres.max_series.get().into(),
         };
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
@@ -218,7 +221,7 @@ impl Status {
             state: State::Disabled,
             reason: "switched off in the configuration".to_owned(),
             remedy: match probe {
-                "l7" => "set probes.http.enabled to true".to_owned(),
+                "l7" => "set probes.http.enabled or probes.postgres.enabled to true".to_owned(),
                 _ => format!("set probes.{probe}.enabled to true"),
             },
         }
@@ -301,6 +304,13 @@ fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, merge: impl Fn(&mu
         }
     }
     out
+}
+
+/// How long a sample can be on its way at the most: a CPU of a virtual machine may stand still for that long.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
+fn is_over(since: &Instant) -> bool {
+    since.elapsed() >= ON_ITS_WAY
 }
 
 /// The contract of loss, for every probe: seen = recorded + dropped + in flight.

@@ -109,7 +109,9 @@ pub struct Conn {
     pub finished: u8,
     /// One of the protocols in [`crate::l7`]. Of another one than HTTP only this, the role and `last` are kept here.
     pub protocol: u8,
-    pub pad: u16,
+    /// The protocol that was offered the first part of what may be its beginning and waits for more.
+    pub offered: u8,
+    pub pad: u8,
 }
 
 crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 24);

@@ -9,14 +9,17 @@
 
 pub mod bytes;
 pub mod cells;
+pub mod db;
 pub mod events;
 pub mod histogram;
 pub mod http;
 pub mod kernel;
 pub mod l7;
 pub mod peer;
+pub mod postgres;
 pub mod route;
 pub mod sched;
+pub mod sql;
 pub mod tcp;
 pub mod workload;
 

@@ -9,8 +9,12 @@ use crate::process::{command, root, text};
 
 /// The slices, and where the programs of each are: the protocols above TCP share an object. A new one is added here first;
 /// tidy then names what is still to be written.
-const SLICES: [(&str, &str); 3] =
-    [("tcp", "bin/tcp.rs"), ("sched", "bin/sched.rs"), ("http", "bin/l7/http.rs")];
+const SLICES: [(&str, &str); 4] = [
+    ("tcp", "bin/tcp.rs"),
+    ("sched", "bin/sched.rs"),
+    ("http", "bin/l7/http.rs"),
+    ("postgres", "bin/l7/postgres.rs"),
+];
 
 /// The other parts of a slice, with `*` for its name.
 const PARTS: [&str; 5] = [

@@ -73,7 +73,7 @@ fn refusals_name_the_place_and_the_remedy() {
             "probes:\n  tcp:\n    enabeld: true\n",
             "a.yaml:3:5: unknown key `enabeld`; did you mean `enabled`?",
         ),
-        ("probes:\n  kafka: {}\n", "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http"),
+        ("probes:\n  kafka: {}\n", "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http, postgres"),
         ("paths: {}\n", "a.yaml:1:1: unknown key `paths`; known here: web, log, probes, histogram"),
         ("log:\n  level: inof\n", "a.yaml:2:10: unknown value `inof`; did you mean `info`?"),
         ("log: {level: info, level: warn}\n", "a.yaml:1:20: "),

@@ -1,7 +1,7 @@
 //! HTTP requests, server and client side. See `perf-ebpf/src/bin/l7/http.rs`.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use aya::Ebpf;
@@ -11,7 +11,7 @@ use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN, RouteSample
 use perf_common::route;
 use perf_common::workload::OTHER;
 
-use super::{Account, Names, Write, merged};
+use super::{Account, Names, Write, is_over, merged};
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::page::{Kind, Page};
@@ -149,13 +149,6 @@ struct Routes {
     /// Fingerprints without a sample, and since when. One CPU can count a route while another is about to send its sample
     /// up, so they are held back for a while; then they are `other`, and stay it, so that `other` never falls.
     unnamed: HashMap<u64, Instant>,
-}
-
-/// How long a sample can be on its way at the most: a CPU of a virtual machine may stand still for that long.
-const ON_ITS_WAY: Duration = Duration::from_secs(5);
-
-fn is_over(since: &Instant) -> bool {
-    since.elapsed() >= ON_ITS_WAY
 }
 
 /// As many as the kernel remembers to have sampled.

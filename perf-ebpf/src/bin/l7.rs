@@ -17,6 +17,8 @@
 
 #[path = "l7/http.rs"]
 mod http;
+#[path = "l7/postgres.rs"]
+mod postgres;
 
 use core::ffi::c_void;
 
@@ -30,9 +32,10 @@ use perf_common::bytes::Window;
 use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::l7::{
-    Call, Direction, HTTP, PROTOCOL_UNKNOWN, PROTOCOLS, ROLE_CLIENT, ROLE_SERVER, ROLE_UNKNOWN,
+    Call, Direction, HTTP, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, ROLE_CLIENT, ROLE_SERVER, ROLE_UNKNOWN,
 };
 use perf_common::peer::Peer;
+use perf_common::postgres::may_begin;
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
@@ -88,6 +91,7 @@ struct Work {
     /// Where in the window the last bytes were put that came from the call.
     fresh_at: u64,
     http: http::Work,
+    pg: postgres::Work,
 }
 
 /// When the data arrived that the current task is just reading.
@@ -156,7 +160,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     let Some(conn) = conn(sk, length != 0) else { return 0 };
     let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
-        http::end_of_stream(conn, work);
+        end_of_stream(sk, conn, work);
         return 0;
     }
     if conn.ignores(Direction::Received) {
@@ -216,7 +220,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
         if received {
-            http::end_of_stream(conn, work);
+            end_of_stream(sk, conn, work);
         }
         return 0;
     }
@@ -282,9 +286,14 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     }
     // The state machine does not touch it when a connection ends.
     let Some(work) = work(Direction::Received) else { return 0 };
-    http::finish(conn, work);
+    if conn.protocol == POSTGRES {
+        postgres::finish(sk);
+    } else {
+        http::finish(conn, work);
+    }
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
+        postgres::forget(sk);
     }
     0
 }
@@ -297,7 +306,7 @@ fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut 
         if http::advance(sk, conn, work) {
             next = u32::from(HTTP);
         } else if conn.role == ROLE_UNKNOWN {
-            next = candidate(work);
+            next = candidate(conn, work);
             work.call.done = 0;
         } else {
             return;
@@ -310,9 +319,23 @@ fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut 
     }
 }
 
+/// The bytes of a connection ended: for a client, what waits gets no response any more.
+#[inline(always)]
+fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
+    if conn.protocol == POSTGRES {
+        postgres::end_of_stream(sk);
+    } else {
+        http::end_of_stream(conn, work);
+    }
+}
+
 /// The protocol whose messages can begin as the bytes do that were just read; [`PROTOCOL_UNKNOWN`] if none.
 #[inline(always)]
-fn candidate(_work: &Work) -> u32 {
+fn candidate(conn: &Conn, work: &Work) -> u32 {
+    let head = work.window.word(work.fresh_at as usize);
+    if conn.offered == POSTGRES || may_begin(head, work.call.total) {
+        return u32::from(POSTGRES);
+    }
     u32::from(PROTOCOL_UNKNOWN)
 }
 
@@ -383,16 +406,19 @@ fn arrival(sk: Ptr, at: &TaskOffsets) -> u64 {
     if slot.switches == switches(task, at) && slot.pid == u64::from(pid) { slot.at } else { 0 }
 }
 
-/// Remembers who owns the connection, once: asking again for every request would cost more than parsing it.
+/// Who owns a connection, and as a client its remote end. Remembered by the protocols: asking again for every request would
+/// cost more than parsing it.
 #[inline(always)]
-fn adopt(sk: Ptr, conn: &mut Conn) {
+fn owner(sk: Ptr, role: u8) -> (u64, u64) {
     let task_at = get(&TASK);
     let sock_at = get(&SOCK);
     let workload = who::workload(who::current(task_at), task_at);
     let id = workload.id();
     who::announce(&WORKLOADS, id, &workload);
-    if conn.role == ROLE_CLIENT {
-        conn.peer = socket::destination(&PEERS, &socket::peer(sk, sock_at), sock_at);
-    }
-    conn.workload = id;
+    let peer = if role == ROLE_CLIENT {
+        socket::destination(&PEERS, &socket::peer(sk, sock_at), sock_at)
+    } else {
+        0
+    };
+    (id, peer)
 }

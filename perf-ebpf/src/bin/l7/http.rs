@@ -27,7 +27,7 @@ use perf_common::route;
 use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 
-use super::{EVENTS, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Call, adopt};
+use super::{EVENTS, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Scratch, owner};
 
 // As many as the configuration asks for.
 perf_ebpf::table!(HttpKey => Histogram, 10_240, INDEX, CELLS, FREE, RECENT);
@@ -97,12 +97,12 @@ fn more(ctx: &BtfTracePointContext, next: &ProgramArray, place: Direction) -> i3
 
 /// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
 #[inline(always)]
-pub(super) fn advance(sk: Ptr, conn: &mut Conn, work: &mut Call) -> bool {
+pub(super) fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
     for _ in 0..ROUNDS {
         let mut call = work.call;
         step(conn, &mut Kernel { work }, &mut call);
         if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
-            adopt(sk, conn);
+            (conn.workload, conn.peer) = owner(sk, conn.role);
         }
         work.call.done = call.done;
         if call.done >= call.total {
@@ -113,24 +113,24 @@ pub(super) fn advance(sk: Ptr, conn: &mut Conn, work: &mut Call) -> bool {
 }
 
 #[inline(always)]
-pub(super) fn give_up(conn: &mut Conn, work: &mut Call) {
+pub(super) fn give_up(conn: &mut Conn, work: &mut Scratch) {
     let mut call = work.call;
     conn.lose(&mut call);
 }
 
 #[inline(always)]
-pub(super) fn end_of_stream(conn: &mut Conn, work: &mut Call) {
+pub(super) fn end_of_stream(conn: &mut Conn, work: &mut Scratch) {
     conn.end_of_stream(&mut Kernel { work });
 }
 
 #[inline(always)]
-pub(super) fn finish(conn: &mut Conn, work: &mut Call) {
+pub(super) fn finish(conn: &mut Conn, work: &mut Scratch) {
     conn.finish(&mut Kernel { work });
 }
 
 /// The state machine's hands in the kernel.
 struct Kernel<'a> {
-    work: &'a mut Call,
+    work: &'a mut Scratch,
 }
 
 impl Io for Kernel<'_> {
@@ -195,7 +195,7 @@ impl Io for Kernel<'_> {
 pub(super) extern "C" fn parse(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Call { window, http, .. } = unsafe { &mut *work };
+    let Scratch { window, http, .. } = unsafe { &mut *work };
     http.pass.run(window);
     0
 }
@@ -206,7 +206,7 @@ pub(super) extern "C" fn parse(place: u64) -> u64 {
 pub(super) extern "C" fn read_payload(place: u64, offset: u64, at: u64, most: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Call { window, payload, fresh_at, .. } = unsafe { &mut *work };
+    let Scratch { window, payload, fresh_at, .. } = unsafe { &mut *work };
     *fresh_at = at;
     let Some((address, left)) = payload.seek(offset) else { return 0 };
     let mut len = if most > left { left } else { most };
@@ -260,7 +260,7 @@ pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -
     }
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Call { window, http: Work { sample, .. }, .. } = unsafe { &mut *work };
+    let Scratch { window, http: Work { sample, .. }, .. } = unsafe { &mut *work };
     let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
     sample.route = route;
     sample.len = len;
