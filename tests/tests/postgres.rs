@@ -17,9 +17,11 @@ fn expect(agent: &Agent, postgres: &Postgres, client: &str, counts: &[(&str, &st
     let mut labels = Vec::new();
     for (query_type, table, status, count) in counts {
         let both = [("query_type", *query_type), ("table", *table), ("status", *status)];
+        // An empty label is none.
+        let both = both.into_iter().filter(|label| !label.1.is_empty());
         let at_client: Vec<(&str, &str)> =
-            both.into_iter().chain([("service", client), ("destination", destination.as_str())]).collect();
-        let at_server: Vec<(&str, &str)> = both.into_iter().chain([("service", "postgres")]).collect();
+            both.clone().chain([("service", client), ("destination", destination.as_str())]).collect();
+        let at_server: Vec<(&str, &str)> = both.chain([("service", "postgres")]).collect();
         labels.push((CLIENT, at_client, *count as f64));
         labels.push((SERVER, at_server, *count as f64));
     }
