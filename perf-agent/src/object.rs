@@ -67,6 +67,8 @@ pub(crate) struct Globals {
     pub(crate) sched: SchedOffsets,
     pub(crate) regs: RegOffsets,
     pub(crate) files: FileOffsets,
+    /// A bit for each protocol of [`perf_common::l7`] that is switched on.
+    pub(crate) protocols_on: u64,
     /// How many series of one histogram the kernel makes before it counts as `other`.
     pub(crate) max_cells: u64,
     /// The same of queries to databases.
@@ -92,6 +94,7 @@ impl<'k> Loader<'k> {
             .override_global("SCHED", &globals.sched, false)
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
+            .override_global("PROTOCOLS_ON", &globals.protocols_on, false)
             .override_global("MAX_CELLS", &globals.max_cells, false)
             .override_global("MAX_DB_CELLS", &globals.max_db_cells, false);
         Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, objects })

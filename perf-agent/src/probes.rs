@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
 use perf_common::histogram::Histogram;
+use perf_common::l7::{HTTP, POSTGRES};
 use perf_common::peer::{Peer, class_name};
 use perf_common::workload::Workload;
 use serde::Serialize;
@@ -99,6 +100,8 @@ impl Probes {
             sched: sched.clone().unwrap_or_default(),
             regs: regs.clone().unwrap_or_default(),
             files: files.clone().unwrap_or_default(),
+            protocols_on: u64::from(config.probes.http.enabled) << HTTP
+                | u64::from(config.probes.postgres.enabled) << POSTGRES,
             max_cells: config.probes.http.max_series.get().into(),
             max_db_cells: config.probes.postgres.max_series.get().into(),
         };

@@ -32,7 +32,8 @@ use perf_common::bytes::Window;
 use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::l7::{
-    Call, Direction, HTTP, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, ROLE_CLIENT, ROLE_SERVER, ROLE_UNKNOWN,
+    Call, Direction, HTTP, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER,
+    ROLE_UNKNOWN,
 };
 use perf_common::peer::Peer;
 use perf_common::postgres::may_begin;
@@ -50,6 +51,10 @@ static SOCK: Global<SockOffsets> = Global::new(unset());
 static REGS: Global<RegOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static FILES: Global<FileOffsets> = Global::new(unset());
+/// The protocols that are switched on, a bit for each.
+#[unsafe(no_mangle)]
+static PROTOCOLS_ON: Global<u64> = Global::new(0);
+
 #[btf_map]
 static CONNS: SkStorage<Conn> = SkStorage::new();
 /// The same on kernels where only the socket's address is known; one entry elsewhere.
@@ -303,7 +308,12 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
 fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut Conn, work: &mut Work) {
     let mut next = u32::from(conn.protocol);
     if next <= u32::from(HTTP) {
-        if http::advance(sk, conn, work) {
+        let more = http::advance(sk, conn, work);
+        if conn.protocol == HTTP && !is_on(HTTP) {
+            conn.role = ROLE_OPAQUE;
+            return;
+        }
+        if more {
             next = u32::from(HTTP);
         } else if conn.role == ROLE_UNKNOWN {
             next = candidate(conn, work);
@@ -317,6 +327,11 @@ fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut 
     if next == u32::from(HTTP) {
         http::give_up(conn, work);
     }
+}
+
+#[inline(always)]
+fn is_on(protocol: u8) -> bool {
+    *get(&PROTOCOLS_ON) >> protocol & 1 != 0
 }
 
 /// The bytes of a connection ended: for a client, what waits gets no response any more.
@@ -333,7 +348,7 @@ fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
 #[inline(always)]
 fn candidate(conn: &Conn, work: &Work) -> u32 {
     let head = work.window.word(work.fresh_at as usize);
-    if conn.offered == POSTGRES || may_begin(head, work.call.total) {
+    if is_on(POSTGRES) && (conn.offered == POSTGRES || may_begin(head, work.call.total)) {
         return u32::from(POSTGRES);
     }
     u32::from(PROTOCOL_UNKNOWN)
