@@ -16,7 +16,7 @@ pub struct Postgres {
     running: Running,
     pub port: u16,
     /// Let go last, when nobody writes there any more.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Postgres {
@@ -44,7 +44,7 @@ impl Postgres {
         command.arg("-D").arg(&data).uid(uid).gid(gid).current_dir(dir.path());
         let running =
             Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
-        let postgres = Self { running, port, _dir: dir };
+        let postgres = Self { running, port, dir };
         wait_until("PostgreSQL takes connections", PATIENCE, || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
                 && postgres.client("psql").args(["-c", "select 1"]).output().unwrap().status.success()
@@ -54,7 +54,7 @@ impl Postgres {
 
     /// Where it keeps its data.
     pub fn data(&self) -> PathBuf {
-        self._dir.path().join("data")
+        self.dir.path().join("data")
     }
 
     /// As `destination` names it.
@@ -93,16 +93,17 @@ impl Drop for Postgres {
 
 /// Debian's servers are below a directory of their version; the newest one's programs.
 fn programs() -> PathBuf {
-    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-        .expect("no PostgreSQL: `cargo xtask setup` installs what is missing")
+    let found = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<(u32, PathBuf)> = found
         .filter_map(|entry| {
-            let path = entry.ok()?.path();
+            let path = entry.path();
             let version = path.file_name()?.to_str()?.parse().ok()?;
             path.join("bin/postgres").is_file().then(|| (version, path.join("bin")))
         })
         .collect();
     versions.sort();
-    versions.pop().expect("no PostgreSQL: `cargo xtask setup` installs what is missing").1
+    let newest = versions.pop();
+    newest.unwrap_or_else(|| panic!("no PostgreSQL: `cargo xtask setup` installs what is missing")).1
 }
 
 /// The server refuses to run as root.

@@ -51,7 +51,7 @@ fn with_tables() -> Postgres {
     postgres
 }
 
-/// What pg_stat_statements has of statements that begin so.
+/// What `pg_stat_statements` has of statements that begin so.
 fn calls(postgres: &Postgres, like: &str) -> u64 {
     let question =
         format!("select coalesce(sum(calls), 0) from pg_stat_statements where query ilike '{like}%'");
@@ -140,7 +140,8 @@ fn errors_and_large_results_and_copies_are_one_query_each() {
     let postgres = Postgres::start("ssl = off");
     let agent = Agent::start();
     postgres.psql(&["create table t (a int, b text)"]);
-    let rows: String = (0..100_000).map(|n| format!("{n}\trow {n}\n")).collect();
+    let rows: Vec<String> = (0..100_000).map(|n| format!("{n}\trow {n}\n")).collect();
+    let rows = rows.concat();
     let mut psql = postgres
         .client("psql")
         .args(["-X", "-q", "-c", "COPY t FROM STDIN"])

@@ -96,6 +96,7 @@ struct Conversation {
     counted: Vec<(&'static str, bool, u32)>,
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of conversations, to be read from top to bottom")]
 fn conversations() -> Vec<Conversation> {
     let client = |parts: Vec<Vec<u8>>| (true, parts.concat());
     let server = |parts: Vec<Vec<u8>>| (false, parts.concat());
