@@ -169,7 +169,9 @@ pub(super) extern "C" fn save_statement(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
     let Scratch { sk, pg: Work { statement, .. }, .. } = unsafe { &mut *work };
-    u64::from(CUT.insert(*sk, *statement, 0).is_ok())
+    // By reference: it is larger than the stack.
+    let statement: &Statement = statement;
+    u64::from(CUT.insert(*sk, statement, 0).is_ok())
 }
 
 #[unsafe(no_mangle)]
