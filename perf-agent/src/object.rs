@@ -15,6 +15,7 @@ use crate::probes::Status;
 pub(crate) static TCP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 pub(crate) static SCHED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sched"));
 pub(crate) static HTTP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http"));
+pub(crate) static POSTGRES: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/postgres"));
 
 /// One program and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,8 @@ pub(crate) struct Globals {
     pub(crate) files: FileOffsets,
     /// How many series of one histogram the kernel makes before it counts as `other`.
     pub(crate) max_cells: u64,
+    /// The same of queries to databases.
+    pub(crate) max_db_cells: u64,
 }
 
 /// Loads objects. It keeps the kernel's BTF (30 ms and 25 MB to read), so there is one, dropped after start.
@@ -81,7 +84,8 @@ impl<'k> Loader<'k> {
             .override_global("SCHED", &globals.sched, false)
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
-            .override_global("MAX_CELLS", &globals.max_cells, false);
+            .override_global("MAX_CELLS", &globals.max_cells, false)
+            .override_global("MAX_DB_CELLS", &globals.max_db_cells, false);
         Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, objects })
     }
 

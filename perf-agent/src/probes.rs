@@ -1,6 +1,7 @@
 //! The probes: which exist, which of them run on this kernel, and what they have measured.
 
 mod http;
+mod postgres;
 mod sched;
 mod tcp;
 
@@ -37,7 +38,7 @@ pub(crate) enum State {
 /// One hook of one probe, as `/probes`, `perf_agent_probe_up` and `doctor` show it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Status {
-    /// The slice: `tcp`, `sched`, `http`.
+    /// The slice: `tcp`, `sched`, `http`, `postgres`.
     pub(crate) probe: &'static str,
     /// The kernel hook, e.g. `tp_btf/sock_send_length`.
     pub(crate) hook: String,
@@ -95,6 +96,7 @@ impl Probes {
             regs: regs.clone().unwrap_or_default(),
             files: files.clone().unwrap_or_default(),
             max_cells: config.probes.http.max_series.get().into(),
+            max_db_cells: config.probes.postgres.max_series.get().into(),
         };
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
@@ -102,10 +104,11 @@ impl Probes {
         let needs_http = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
 
         // In the order in which they are shown. tcp is first because its start walks all open sockets.
-        let slices: [(&'static str, StartFn, Result<(), Missing>); 3] = [
+        let slices: [(&'static str, StartFn, Result<(), Missing>); 4] = [
             ("tcp", tcp::start, needs_tcp),
             ("sched", sched::start, needs_sched),
-            ("http", http::start, needs_http),
+            ("http", http::start, needs_http.clone()),
+            ("postgres", postgres::start, needs_http),
         ];
         let mut status = Vec::new();
         let mut running = Vec::new();

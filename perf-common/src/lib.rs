@@ -14,8 +14,10 @@ pub mod histogram;
 pub mod http;
 pub mod kernel;
 pub mod peer;
+pub mod postgres;
 pub mod route;
 pub mod sched;
+pub mod sql;
 pub mod tcp;
 pub mod workload;
 

@@ -18,14 +18,20 @@ pub fn add(counter: *mut u64, value: u64) {
 /// Adds one duration to a histogram in a map.
 #[inline(always)]
 pub fn observe(histogram: *mut Histogram, ns: u64) {
+    observe_many(histogram, ns, 1);
+}
+
+/// Adds `count` durations of `ns` each.
+#[inline(always)]
+pub fn observe_many(histogram: *mut Histogram, ns: u64, count: u64) {
     let cell = perf_common::bytes::opaque(index(ns) as u64);
     if cell >= CELLS as u64 {
         return;
     }
     // SAFETY: bounded just above; the fields lie inside the map value that the caller got.
     unsafe {
-        add(&raw mut (*histogram).sum, ns);
-        add((&raw mut (*histogram).cells).cast::<u64>().add(cell as usize), 1);
+        add(&raw mut (*histogram).sum, ns.wrapping_mul(count));
+        add((&raw mut (*histogram).cells).cast::<u64>().add(cell as usize), count);
     }
 }
 
@@ -55,6 +61,11 @@ impl Events<'_> {
     #[inline(always)]
     pub fn recorded_alone(&self) {
         self.bump_alone(RECORDED);
+    }
+
+    #[inline(always)]
+    pub fn recorded_many(&self, count: u64) {
+        self.bump(RECORDED, count);
     }
 
     #[inline(always)]

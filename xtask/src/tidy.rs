@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::{command, root, text};
 
 /// The slices. A new one is added here first; tidy then names what is still to be written.
-const SLICES: [&str; 3] = ["tcp", "sched", "http"];
+const SLICES: [&str; 4] = ["tcp", "sched", "http", "postgres"];
 
 /// The parts of a slice, with `*` for its name.
 const PARTS: [&str; 6] = [
