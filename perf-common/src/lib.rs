@@ -15,6 +15,7 @@ pub mod http;
 pub mod kernel;
 pub mod peer;
 pub mod postgres;
+pub mod redis;
 pub mod route;
 pub mod sched;
 pub mod sql;
