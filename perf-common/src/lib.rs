@@ -13,6 +13,7 @@ pub mod events;
 pub mod histogram;
 pub mod http;
 pub mod kernel;
+pub mod mysql;
 pub mod peer;
 pub mod postgres;
 pub mod redis;
