@@ -16,8 +16,8 @@ use crate::events::Reason;
 use crate::http::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
 use crate::sql::{self, OTHER};
 use message::{
-    ANSWER, ASKED, BAD, BIND, CALL, ENDED, EXECUTE, FAILED, Found, HEAD, Half, NOTHING, PARSE, QUERY, READY, SKIP,
-    SQL, STARTUP, SYNC, may_be_request, startup, startup_prefix,
+    ANSWER, ASKED, BAD, BIND, CALL, ENDED, EXECUTE, FAILED, Found, HEAD, Half, NOTHING, PARSE, QUERY, READY,
+    SKIP, SQL, STARTUP, SYNC, may_be_request, startup, startup_prefix,
 };
 
 /// How many different requests may wait on one connection; equal ones that were sent together are one.
@@ -199,8 +199,7 @@ pub fn step<I: Io>(conn: &mut Conn, io: &mut I, call: &mut Call) {
         found.event = half.kind;
         found.name = half.first_name;
     }
-    let settle =
-        if is_request { conn.asked(io, call, &found, lost) } else { conn.answered(call, &found) };
+    let settle = if is_request { conn.asked(io, call, &found, lost) } else { conn.answered(call, &found) };
     if settle.what != KEEP && !conn.settle_one(io, &settle) {
         io.settle(conn, &settle);
     }
@@ -358,7 +357,11 @@ impl Conn {
             self.push(io, fingerprint, if event == EXECUTE { 0 } else { SIMPLE });
             self.start = 0;
         }
-        if event == QUERY || event == SYNC || event == CALL { self.group_asked(call) } else { Settle::new(KEEP, 0) }
+        if event == QUERY || event == SYNC || event == CALL {
+            self.group_asked(call)
+        } else {
+            Settle::new(KEEP, 0)
+        }
     }
 
     #[inline(always)]

@@ -78,6 +78,17 @@ crate::pod!(SqlSample: 16 + TEXT);
 const LAST_AT: u32 = 8;
 const SPACE: u32 = 1 << 16;
 
+/// The low bytes of a word, by their number.
+static KEPT: [u64; 16] = {
+    let mut table = [u64::MAX; 16];
+    let mut n = 0;
+    while n < 8 {
+        table[n] = low(n as u32);
+        n += 1;
+    }
+    table
+};
+
 /// Small words as [`Statement::word`] holds them.
 const fn word(text: &[u8]) -> u64 {
     let mut word = 0;
@@ -364,8 +375,13 @@ impl Statement {
         let at = opaque(i as u64) & (TEXT as u64 / 8 - 1);
         // SAFETY: masked below the text's length; aligned to eight.
         let word = u64::from_le(unsafe { *self.text.as_ptr().cast::<u64>().add(at as usize) });
-        let left = (len as u64).wrapping_sub(8 * i as u64);
-        if left >= 8 { word } else { word & low(left as u32) }
+        // Between 0 and 8 without a branch, which would double the paths of a loop that copies.
+        let left = opaque((len as u64).wrapping_sub(8 * i as u64));
+        let negative = opaque(left >> 63).wrapping_neg();
+        let many = opaque(7_u64.wrapping_sub(left & !negative) >> 63).wrapping_neg();
+        let kept = (left & !negative & !many | 8 & many) & 15;
+        // SAFETY: masked to the table's sixteen entries.
+        word & unsafe { *KEPT.as_ptr().add(opaque(kept) as usize & 15) }
     }
 
     /// The fingerprint of the text; never [`OTHER`].

@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 pub use agent::{Agent, Refused, agent_binary};
 pub use load::{ab, curl, endless_wrk, wrk};
 pub use nginx::{Counted, Nginx};
-pub use postgres::{Postgres, script};
 pub use page::{Labels, Page, Sample};
+pub use postgres::{Postgres, script};
 pub use proc::{Proc, bpf_loaded, comm};
 pub use wire::{Pair, listener};
 

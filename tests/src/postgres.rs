@@ -42,7 +42,8 @@ impl Postgres {
         .unwrap();
         let mut command = Command::new(programs().join("postgres"));
         command.arg("-D").arg(&data).uid(uid).gid(gid).current_dir(dir.path());
-        let running = Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+        let running =
+            Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
         let postgres = Self { running, port, _dir: dir };
         wait_until("PostgreSQL takes connections", PATIENCE, || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()

@@ -145,15 +145,8 @@ pub struct Found {
 }
 
 impl Found {
-    pub const EMPTY: Self = Self {
-        name: 0,
-        second_name: 0,
-        consumed: 0,
-        completed: 0,
-        event: NOTHING,
-        begins: 0,
-        pad: [0; 6],
-    };
+    pub const EMPTY: Self =
+        Self { name: 0, second_name: 0, consumed: 0, completed: 0, event: NOTHING, begins: 0, pad: [0; 6] };
 }
 
 /// One pass over a block: what goes in, what comes out.
@@ -246,7 +239,8 @@ impl Pass {
                 let kind = self.kind(head);
                 let length = ((head >> 8) as u32).swap_bytes();
                 let there = len.wrapping_sub(pos);
-                let passed = there >= 5 && length >= 4 && length < there && (kind == PASS || kind == COMPLETE);
+                let passed =
+                    there >= 5 && length >= 4 && length < there && (kind == PASS || kind == COMPLETE);
                 if passed {
                     completed += u32::from(kind == COMPLETE);
                     pos += length + 1;

@@ -77,7 +77,8 @@ impl<'a> End<'a> {
     fn counts(&self) -> Vec<(String, bool, u32)> {
         let mut counts: Vec<(String, bool, u32)> = Vec::new();
         for exchange in &self.io.recorded {
-            let text = self.io.statements.iter().find(|(fingerprint, _)| *fingerprint == exchange.fingerprint);
+            let text =
+                self.io.statements.iter().find(|(fingerprint, _)| *fingerprint == exchange.fingerprint);
             let text = text.map_or("other", |(_, text)| text).to_owned();
             match counts.iter_mut().find(|count| count.0 == text && count.1 == exchange.failed) {
                 Some(count) => count.2 += exchange.count,
@@ -159,8 +160,25 @@ fn conversations() -> Vec<Conversation> {
         // The commit behind the last one fails.
         with(
             vec![
-                client(vec![parse("", "a"), bind("", ""), execute(""), parse("", "b"), bind("", ""), execute(""), sync()]),
-                server(vec![m(b'1', b""), m(b'2', b""), complete(), m(b'1', b""), m(b'2', b""), complete(), error(), ready()]),
+                client(vec![
+                    parse("", "a"),
+                    bind("", ""),
+                    execute(""),
+                    parse("", "b"),
+                    bind("", ""),
+                    execute(""),
+                    sync(),
+                ]),
+                server(vec![
+                    m(b'1', b""),
+                    m(b'2', b""),
+                    complete(),
+                    m(b'1', b""),
+                    m(b'2', b""),
+                    complete(),
+                    error(),
+                    ready(),
+                ]),
             ],
             vec![("a", false, 1), ("b", true, 1)],
         ),
@@ -178,7 +196,11 @@ fn conversations() -> Vec<Conversation> {
                 client(vec![m(b'f', b"no more\0")]),
                 server(vec![error(), m(b'A', b"\0\0\0\x01x\0y\0"), ready()]),
             ],
-            vec![("copy t from stdin", false, 1), ("copy t from stdin", true, 1), ("copy t to stdout", false, 1)],
+            vec![
+                ("copy t from stdin", false, 1),
+                ("copy t from stdin", true, 1),
+                ("copy t to stdout", false, 1),
+            ],
         ),
         // Encryption refused, twice.
         Conversation {
@@ -215,7 +237,8 @@ impl Conversation {
                 }
                 end.call(*from_client, rest);
             }
-            let expected: Vec<_> = self.counted.iter().map(|&(text, failed, n)| (text.to_owned(), failed, n)).collect();
+            let expected: Vec<_> =
+                self.counted.iter().map(|&(text, failed, n)| (text.to_owned(), failed, n)).collect();
             assert_eq!(end.counts(), expected, "{how}, client: {client}");
             assert_eq!(end.io.seen, end.io.counted(), "{how}, client: {client}");
             assert_eq!(end.io.dropped, [], "{how}, client: {client}");
@@ -250,7 +273,9 @@ fn a_turn_cut_at_any_byte_is_the_same() {
 #[test]
 fn a_query_lasts_from_its_first_byte_to_ready_and_one_of_a_pipeline_to_its_completion() {
     let (ask, tail) = (query("select 1"), [complete(), ready()].concat());
-    let pipeline = [parse("", "a"), bind("", ""), execute(""), parse("", "b"), bind("", ""), execute(""), sync()].concat();
+    let pipeline =
+        [parse("", "a"), bind("", ""), execute(""), parse("", "b"), bind("", ""), execute(""), sync()]
+            .concat();
     let (start, hello) = (startup_packet(), welcome());
     let one = complete();
     let mut end = End::new(true);
@@ -275,9 +300,13 @@ fn a_query_lasts_from_its_first_byte_to_ready_and_one_of_a_pipeline_to_its_compl
 #[test]
 fn equal_requests_of_one_call_take_one_place_and_others_beyond_the_depth_are_dropped() {
     let (start, hello) = (startup_packet(), welcome());
-    let batch = [parse("", "insert into t values($1)"), [bind("", ""), execute("")].concat().repeat(500), sync()].concat();
+    let batch =
+        [parse("", "insert into t values($1)"), [bind("", ""), execute("")].concat().repeat(500), sync()]
+            .concat();
     let done = [complete().repeat(500), ready()].concat();
-    let many: Vec<u8> = (0..20).flat_map(|n| [parse("", &format!("select c{n}")), bind("", ""), execute("")].concat()).collect();
+    let many: Vec<u8> = (0..20)
+        .flat_map(|n| [parse("", &format!("select c{n}")), bind("", ""), execute("")].concat())
+        .collect();
     let many = [many, sync()].concat();
     let all = [complete().repeat(20), ready()].concat();
     let one = query("select 1");
@@ -337,7 +366,8 @@ fn answers_to_requests_that_were_missed_shift_nothing() {
 
 #[test]
 fn a_reader_that_is_faster_than_the_return_of_send_is_paired() {
-    let (start, hello, one, answer) = (startup_packet(), welcome(), query("select 1"), [complete(), ready()].concat());
+    let (start, hello, one, answer) =
+        (startup_packet(), welcome(), query("select 1"), [complete(), ready()].concat());
     let mut end = End::new(true);
     end.call(true, &start);
     end.call(false, &hello);
@@ -398,7 +428,8 @@ fn what_a_connection_leaves_unanswered_is_dropped_and_what_a_fatal_error_ends_ha
 
 #[test]
 fn hostile_lengths_end_a_connection_and_no_more() {
-    let (start, hello, one, answer) = (startup_packet(), welcome(), query("select 1"), [complete(), ready()].concat());
+    let (start, hello, one, answer) =
+        (startup_packet(), welcome(), query("select 1"), [complete(), ready()].concat());
     for length in [0_u32, 3, 0x4000_0000, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
         for kind in *b"QPBEDSCX!" {
             let hostile = [&[kind][..], &length.to_be_bytes(), b"rest"].concat();
@@ -407,7 +438,10 @@ fn hostile_lengths_end_a_connection_and_no_more() {
             end.call(false, &hello);
             end.call(true, &one);
             end.call(true, &hostile);
-            assert_eq!((end.conn.role, end.io.dropped.as_slice()), (ROLE_UNKNOWN, &[(Reason::Desync, 1)][..]));
+            assert_eq!(
+                (end.conn.role, end.io.dropped.as_slice()),
+                (ROLE_UNKNOWN, &[(Reason::Desync, 1)][..])
+            );
             end.call(true, &one);
             end.call(false, &answer);
             assert_eq!((end.io.seen, end.io.counted()), (2, 1), "{length} {kind}");
@@ -417,7 +451,13 @@ fn hostile_lengths_end_a_connection_and_no_more() {
 
 #[test]
 fn foreign_protocols_become_opaque() {
-    let calls: [&[u8]; 5] = [b"GET / HTTP/1.1\r\n\r\n", b"QUIT\r\n", b"\x16\x03\x01\x02\0\x01\0\x01\xfc", b"*1\r\n$4\r\nPING\r\n", b"PUT /x"];
+    let calls: [&[u8]; 5] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"QUIT\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc",
+        b"*1\r\n$4\r\nPING\r\n",
+        b"PUT /x",
+    ];
     for bytes in calls {
         let mut end = End::new(true);
         for turn in 0..200 {

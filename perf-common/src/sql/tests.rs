@@ -16,7 +16,10 @@ fn literals_layout_and_case_do_not_count() {
         ("", ""),
         ("  \n\t ", ""),
         ("select\n\t*  FROM  T ;", "select*from t;"),
-        ("SELECT a.b, c FROM s.t WHERE x = 'it''s' AND y<>3.5e-7", "select a.b,c from s.t where x=? and y<>?"),
+        (
+            "SELECT a.b, c FROM s.t WHERE x = 'it''s' AND y<>3.5e-7",
+            "select a.b,c from s.t where x=? and y<>?",
+        ),
         ("select E'a\\'b\\\\', e'x', 'y'", "select ?"),
         ("select the'x'", "select the?"),
         ("select $$it's; -- $$, $a$ $$ $b$ $a $a$ x", "select ? x"),
@@ -58,7 +61,11 @@ fn what_differs_in_layout_is_one_statement() {
     ] {
         assert_eq!(fingerprint(other), one, "{other}");
     }
-    for other in ["update t set a=1,c='x' where id in (1)", "update t set a=1,b='x' where id in (1,x)", "update u set a=1"] {
+    for other in [
+        "update t set a=1,c='x' where id in (1)",
+        "update t set a=1,b='x' where id in (1,x)",
+        "update u set a=1",
+    ] {
         assert_ne!(fingerprint(other), one, "{other}");
     }
     assert_ne!(fingerprint("select \"A\" from t"), fingerprint("select \"a\" from t"));

@@ -43,9 +43,8 @@ use perf_ebpf::syscall::{Call as Syscall, Payload};
 use perf_ebpf::who::{self, MAX_WORKLOADS};
 use perf_ebpf::{get, unset};
 use stages::{
-    define, fill_block, fingerprint, is_request_chain, load_statement, lookup, parse_greeting, parse_messages,
-    parse_name, parse_sql, peek_payload, record, save_statement,
-    settle_waiting,
+    define, fill_block, fingerprint, is_request_chain, load_statement, lookup, parse_greeting,
+    parse_messages, parse_name, parse_sql, peek_payload, record, save_statement, settle_waiting,
 };
 
 perf_ebpf::program!();

@@ -39,12 +39,61 @@ const MAX_TABLE: usize = 128;
 
 /// The commands that PostgreSQL knows. Whatever else a statement begins with is `other`: it is the client's text.
 const COMMANDS: [&str; 55] = [
-    "ABORT", "ALTER", "ANALYZE", "BEGIN", "CALL", "CHECKPOINT", "CLOSE", "CLUSTER", "COMMENT", "COMMIT", "COPY",
-    "CREATE", "DEALLOCATE", "DECLARE", "DELETE", "DISCARD", "DO", "DROP", "END", "EXECUTE", "EXPLAIN", "FETCH",
-    "GRANT", "IMPORT", "INSERT", "LISTEN", "LOAD", "LOCK", "MERGE", "MOVE", "NOTIFY", "PREPARE", "REASSIGN",
-    "REFRESH", "REINDEX", "RELEASE", "RESET", "REVOKE", "ROLLBACK", "SAVEPOINT", "SECURITY", "SELECT", "SET",
-    "SHOW", "START", "TABLE", "TRUNCATE", "UNLISTEN", "UPDATE", "VACUUM", "VALUES", "WITH", "IDENTIFY_SYSTEM",
-    "BASE_BACKUP", "START_REPLICATION",
+    "ABORT",
+    "ALTER",
+    "ANALYZE",
+    "BEGIN",
+    "CALL",
+    "CHECKPOINT",
+    "CLOSE",
+    "CLUSTER",
+    "COMMENT",
+    "COMMIT",
+    "COPY",
+    "CREATE",
+    "DEALLOCATE",
+    "DECLARE",
+    "DELETE",
+    "DISCARD",
+    "DO",
+    "DROP",
+    "END",
+    "EXECUTE",
+    "EXPLAIN",
+    "FETCH",
+    "GRANT",
+    "IMPORT",
+    "INSERT",
+    "LISTEN",
+    "LOAD",
+    "LOCK",
+    "MERGE",
+    "MOVE",
+    "NOTIFY",
+    "PREPARE",
+    "REASSIGN",
+    "REFRESH",
+    "REINDEX",
+    "RELEASE",
+    "RESET",
+    "REVOKE",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "SECURITY",
+    "SELECT",
+    "SET",
+    "SHOW",
+    "START",
+    "TABLE",
+    "TRUNCATE",
+    "UNLISTEN",
+    "UPDATE",
+    "VACUUM",
+    "VALUES",
+    "WITH",
+    "IDENTIFY_SYSTEM",
+    "BASE_BACKUP",
+    "START_REPLICATION",
 ];
 
 fn first_keyword(text: &str) -> Option<&'static str> {
@@ -177,7 +226,8 @@ fn by_words(text: &str) -> Option<String> {
             continue;
         }
         while words.next_if(|word| BETWEEN.contains(word)).is_some() {}
-        if let Some(name) = words.next_if(|word| word.starts_with(|c: char| c.is_alphabetic() || "_\"".contains(c)))
+        if let Some(name) =
+            words.next_if(|word| word.starts_with(|c: char| c.is_alphabetic() || "_\"".contains(c)))
             && name != "select"
         {
             return Some(bounded(&name.replace('"', "")));
@@ -223,9 +273,17 @@ mod tests {
     fn statements_are_called_by_what_they_do_and_where() {
         for (statement, query_type, table) in [
             ("SELECT abalance FROM pgbench_accounts WHERE aid = 17", "SELECT", "pgbench_accounts"),
-            ("UPDATE pgbench_accounts SET abalance = abalance + -5 WHERE aid = 1", "UPDATE", "pgbench_accounts"),
+            (
+                "UPDATE pgbench_accounts SET abalance = abalance + -5 WHERE aid = 1",
+                "UPDATE",
+                "pgbench_accounts",
+            ),
             ("INSERT INTO h (tid, mtime) VALUES (1, CURRENT_TIMESTAMP)", "INSERT", "h"),
-            ("INSERT INTO s.\"T x\" (a) VALUES (1, 'a'), (2, NULL) ON CONFLICT DO NOTHING", "INSERT", "s.T x"),
+            (
+                "INSERT INTO s.\"T x\" (a) VALUES (1, 'a'), (2, NULL) ON CONFLICT DO NOTHING",
+                "INSERT",
+                "s.T x",
+            ),
             ("DELETE FROM ONLY t WHERE a IS NOT NULL", "DELETE", "t"),
             ("BEGIN", "BEGIN", ""),
             ("END;", "END", ""),

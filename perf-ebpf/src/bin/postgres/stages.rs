@@ -14,7 +14,9 @@ use perf_common::sql::{OTHER, SqlSample, TEXT};
 use perf_common::{http::ROLE_CLIENT, sql::Statement};
 use perf_ebpf::count::{Events, add, get_or_insert, observe_many};
 
-use super::{CELL_ZERO, CELLS, CELLS_USED, CUT, EVENTS, Ending, MAX_DB_CELLS, NAMED, SAMPLES, STATEMENTS, WORK, Work};
+use super::{
+    CELL_ZERO, CELLS, CELLS_USED, CUT, EVENTS, Ending, MAX_DB_CELLS, NAMED, SAMPLES, STATEMENTS, WORK, Work,
+};
 
 /// The first up to eight bytes from `offset` on; 0 where they cannot be had.
 #[unsafe(no_mangle)]
@@ -76,8 +78,7 @@ pub(super) extern "C" fn fill_block(offset: u64, total: u64) -> u64 {
         len = BLOCK as u64;
     }
     // SAFETY: the block is no shorter than the bound.
-    let failed =
-        unsafe { bpf_probe_read_user(block.start().cast(), len as u32, address as *const c_void) };
+    let failed = unsafe { bpf_probe_read_user(block.start().cast(), len as u32, address as *const c_void) };
     if failed != 0 {
         return 0;
     }
