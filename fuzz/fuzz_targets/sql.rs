@@ -2,10 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use perf_common::sql::{TEXT, read};
+use perf_common::sql::{OTHER, TEXT, read, read_mysql};
 
 fuzz_target!(|statement: &[u8]| {
-    let read_whole = read(statement);
-    assert!(read_whole.text().len() <= TEXT);
-    assert_ne!(read_whole.fingerprint(), perf_common::sql::OTHER);
+    for read_whole in [read(statement), read_mysql(statement)] {
+        assert!(read_whole.text().len() <= TEXT);
+        assert_ne!(read_whole.fingerprint(), OTHER);
+    }
 });

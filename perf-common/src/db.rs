@@ -3,8 +3,9 @@
 use crate::histogram::{CELLS, Histogram};
 
 /// The `db_system` of a [`DbKey`], by number.
-pub const SYSTEMS: [&str; 1] = ["postgresql"];
+pub const SYSTEMS: [&str; 2] = ["postgresql", "redis"];
 pub const POSTGRESQL: u8 = 0;
+pub const REDIS: u8 = 1;
 
 /// The key of a cell.
 #[repr(C)]
@@ -29,6 +30,14 @@ crate::pod!(DbKey: 32);
 /// An element of the table of cells.
 pub type DbSlot = crate::cells::Slot<DbKey, Histogram>;
 crate::pod!(DbSlot: 32 + 8 * (1 + CELLS));
+
+impl DbKey {
+    /// The smaller parts of a key and how many queries there were, in one number.
+    #[inline(always)]
+    pub fn rest(system: u8, role: u8, failed: bool, count: u32) -> u64 {
+        u64::from(role) | u64::from(failed) << 8 | u64::from(system) << 16 | u64::from(count) << 32
+    }
+}
 
 impl crate::cells::Key for DbKey {
     #[inline(always)]

@@ -21,8 +21,9 @@ pub const ROLE_OPAQUE: u8 = 3;
 pub const PROTOCOL_UNKNOWN: u8 = 0;
 pub const HTTP: u8 = 1;
 pub const POSTGRES: u8 = 2;
+pub const REDIS: u8 = 3;
 /// How many there are, unknown included; the length of the arrays of programs.
-pub const PROTOCOLS: u32 = 3;
+pub const PROTOCOLS: u32 = 4;
 
 /// One socket call on its way through a protocol's `step`.
 #[derive(Clone, Copy)]

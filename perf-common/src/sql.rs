@@ -6,12 +6,15 @@
 //! since 9.1: strings (`'…'`, `E'…'`), dollar quotes, numbers, parameters and the words that stand for a value (`null`,
 //! `true`, `false`, `default`) become `?`; lists and rows of nothing else become one.
 //!
+//! MySQL's differs in its tables ([`read_mysql`]): there a connection without backslash escapes must not be read at all.
+//!
 //! Everything between two bytes is in a handful of numbers, so a statement can be cut anywhere.
 
 mod table;
 
 use crate::bytes::{low, opaque};
 use crate::workload::mix;
+use table::mysql::{CLASS_MYSQL, TABLE_MYSQL};
 use table::{
     ACT, ACTION, BETWEEN, BLANK, CLASS, COPY, DO_COMMENT_BEGIN, DO_COMMENT_DEEPER, DO_COMMENT_END,
     DO_TAG_ADD, DO_TAG_BEGIN, DO_TAG_COMPARE, DO_TAG_EMPTY, DO_TAG_FIRST, DO_TAG_KEEP, FOLD, FULL, KIND,
@@ -191,6 +194,28 @@ impl Statement {
         let at = opaque(u64::from(mode * 32 + class)) & 1023;
         // SAFETY: masked to the table's 1024 entries.
         unsafe { *TABLE.as_ptr().add(at as usize) }
+    }
+
+    /// The same where MySQL is spoken, whose statements do not end with a NUL: give one when they end.
+    #[inline(always)]
+    pub fn transition_mysql(&self, byte: u8) -> u32 {
+        let mode = get!(self.mode);
+        // SAFETY: a u8 cannot exceed the table's 256 entries.
+        let class = u32::from(unsafe { *CLASS_MYSQL.as_ptr().add(byte as usize) });
+        let at = opaque(u64::from(mode * 32 + class)) & 1023;
+        // SAFETY: masked to the table's 1024 entries.
+        unsafe { *TABLE_MYSQL.as_ptr().add(at as usize) }
+    }
+
+    /// [`Statement::read`] where MySQL is spoken.
+    #[inline(always)]
+    pub fn read_mysql(&mut self, byte: u8) -> bool {
+        let transition = self.transition_mysql(byte);
+        if Self::is_token(transition) {
+            return self.token(transition, byte);
+        }
+        self.inside(transition, byte);
+        true
     }
 
     /// Whether a byte begins or ends something.
@@ -422,6 +447,20 @@ pub fn read(statement: &[u8]) -> Statement {
         }
         if !reader.read(byte) {
             reader.read(byte);
+        }
+    }
+    reader
+}
+
+/// The same for MySQL.
+pub fn read_mysql(statement: &[u8]) -> Statement {
+    let mut reader = Statement::new();
+    for &byte in statement.iter().chain(&[0]) {
+        if reader.wants() == 0 {
+            break;
+        }
+        if !reader.read_mysql(byte) {
+            reader.read_mysql(byte);
         }
     }
     reader

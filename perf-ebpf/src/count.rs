@@ -48,6 +48,11 @@ impl Events<'_> {
     }
 
     #[inline(always)]
+    pub fn seen_many(&self, count: u64) {
+        self.bump(SEEN, count);
+    }
+
+    #[inline(always)]
     pub fn recorded(&self) {
         self.bump(RECORDED, 1);
     }

@@ -1,5 +1,7 @@
 //! The automaton's tables: what each byte is, and what it means where it stands.
 
+pub(super) mod mysql;
+
 /// What a byte is to the lexer.
 const SPACE: usize = 0;
 const LETTER: usize = 1;

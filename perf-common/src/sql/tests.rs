@@ -154,3 +154,66 @@ proptest! {
         prop_assert_eq!(same, fingerprint(&a) == fingerprint(&b));
     }
 }
+
+fn mysql(statement: &str) -> String {
+    String::from_utf8(read_mysql(statement.as_bytes()).text().to_vec()).unwrap()
+}
+
+#[test]
+fn mysql_quotes_and_comments_in_its_own_way() {
+    for (statement, normal) in [
+        ("SELECT `a``b`.`c'\"#?` FROM t", "select `a``b`.`c'\"#?` from t"),
+        ("select 'it\\'s', \"it\\\"s\", 'a''b', \"a\"\"b\" from t", "select ? from t"),
+        ("select 'a\\\\', secret", "select ?,secret"),
+        ("select \"a\\\\\", x", "select ?,x"),
+        ("select a # it's -- \n from t", "select a from t"),
+        ("select a -- it's \n from t", "select a from t"),
+        ("select a --\n from t", "select a from t"),
+        ("select 5--3, a--b", "select ?-?,a-b"),
+        ("select a /* x /* it's */ from t", "select a from t"),
+        ("where a in (?, ?, ?) and b = ? limit ?", "where a in(?)and b=? limit ?"),
+        ("insert into t values (?,?),(?,?)", "insert into t values(?)"),
+        ("insert into t values (1,'x',NULL),(2,\"y\",default)", "insert into t values(?)"),
+        ("select x'ff', N'x', _utf8'x', 0x1f, 1e-5, .5, -1, a-1", "select x?,n?,_utf8?,a-?"),
+        ("select $a, @b, @@c.d, e'x'", "select $a,@b,@@c.d,e?"),
+        ("select 1'x'", "select ??"),
+        ("select null", "select ?"),
+        ("call p('", "call p(?"),
+    ] {
+        assert_eq!(mysql(statement), normal, "{statement}");
+    }
+}
+
+/// As [`piece`], in MySQL's words.
+fn mysql_piece() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[ \n\t]{1,3}",
+        "[a-d_$]{1,9}",
+        "(select|from|where|null|default|values|in|true)",
+        "[-+*/<>=~!@%^&|.,;:?()]{1,2}",
+        "'([zq7 \"#$`-]|''|\\\\'|\\\\\\\\|\\\\z){0,9}'",
+        "\"([zq7 '#$`-]|\"\"|\\\\\"|\\\\\\\\|\\\\z){0,9}\"",
+        "7{1,3}(\\.7{1,3})?(e[-+]?7)?",
+        "0x7+",
+        "-- [zq7a' \"$`]{0,9}\n",
+        "#[zq7a' \"$`]{0,9}\n",
+        "/\\*[zq7' $a\"#`/]{0,9}\\*/",
+        "`([a-d '$;#?\"]|``|--){1,5}`",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_byte_of_a_mysql_literal_is_in_the_text(pieces in prop::collection::vec(mysql_piece(), 0..40)) {
+        let statement = pieces.join(" ");
+        let text = mysql(&statement);
+        prop_assert!(!text.contains(['z', 'q', '7']), "{}\n{}", statement, text);
+    }
+
+    #[test]
+    fn any_bytes_do_for_mysql(bytes in prop::collection::vec(any::<u8>(), 0..6000)) {
+        let statement = read_mysql(&bytes);
+        prop_assert!(statement.text().len() <= TEXT);
+        prop_assert_ne!(statement.fingerprint(), OTHER);
+    }
+}

@@ -19,6 +19,8 @@
 mod http;
 #[path = "l7/postgres.rs"]
 mod postgres;
+#[path = "l7/redis.rs"]
+mod redis;
 
 use core::ffi::c_void;
 
@@ -32,11 +34,11 @@ use perf_common::bytes::Window;
 use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::l7::{
-    Call, Direction, HTTP, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER,
-    ROLE_UNKNOWN,
+    Call, Direction, HTTP, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, REDIS, ROLE_CLIENT, ROLE_OPAQUE,
+    ROLE_SERVER, ROLE_UNKNOWN,
 };
 use perf_common::peer::Peer;
-use perf_common::postgres::may_begin;
+use perf_common::postgres::block::Block;
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload};
@@ -96,7 +98,11 @@ struct Work {
     /// Where in the window the last bytes were put that came from the call.
     fresh_at: u64,
     http: http::Work,
+    /// What the databases' protocols look at together, and where in the call it begins.
+    block: Block,
+    block_at: u64,
     pg: postgres::Work,
+    redis: redis::Work,
 }
 
 /// When the data arrived that the current task is just reading.
@@ -293,12 +299,15 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     let Some(work) = work(Direction::Received) else { return 0 };
     if conn.protocol == POSTGRES {
         postgres::finish(sk);
+    } else if conn.protocol == REDIS {
+        redis::finish(sk);
     } else {
         http::finish(conn, work);
     }
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
         postgres::forget(sk);
+        redis::forget(sk);
     }
     0
 }
@@ -339,6 +348,8 @@ fn is_on(protocol: u8) -> bool {
 fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
     if conn.protocol == POSTGRES {
         postgres::end_of_stream(sk);
+    } else if conn.protocol == REDIS {
+        redis::end_of_stream(sk);
     } else {
         http::end_of_stream(conn, work);
     }
@@ -348,8 +359,12 @@ fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
 #[inline(always)]
 fn candidate(conn: &Conn, work: &Work) -> u32 {
     let head = work.window.word(work.fresh_at as usize);
-    if is_on(POSTGRES) && (conn.offered == POSTGRES || may_begin(head, work.call.total)) {
+    let total = work.call.total;
+    if is_on(POSTGRES) && (conn.offered == POSTGRES || perf_common::postgres::may_begin(head, total)) {
         return u32::from(POSTGRES);
+    }
+    if is_on(REDIS) && (conn.offered == REDIS || perf_common::redis::may_begin(head, total)) {
+        return u32::from(REDIS);
     }
     u32::from(PROTOCOL_UNKNOWN)
 }

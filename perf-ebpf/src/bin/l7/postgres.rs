@@ -13,7 +13,7 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::programs::BtfTracePointContext;
-use perf_common::db::DbKey;
+use perf_common::db::{DbKey, POSTGRESQL};
 use perf_common::events::Reason;
 use perf_common::histogram::Histogram;
 use perf_common::l7::{
@@ -21,7 +21,6 @@ use perf_common::l7::{
 };
 use perf_common::postgres::{
     Conn, Exchange, Io, Settle, StatementKey,
-    block::Block,
     message::{Found, Half, NAME, Pass, SECOND_NAME, SKIP, SQL, STARTUP},
     step,
 };
@@ -31,8 +30,9 @@ use perf_ebpf::kernel::Ptr;
 use perf_ebpf::{get, socket};
 use stages::{
     define, fill_block, fingerprint, is_request_chain, load_statement, lookup, parse_greeting,
-    parse_messages, parse_name, parse_sql, peek_payload, record_query, save_statement, settle_waiting,
+    parse_messages, parse_name, parse_sql, save_statement, settle_waiting,
 };
+pub(super) use stages::{fill, peek_payload, record_query};
 
 use super::{FILES, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, Work as Scratch};
 
@@ -68,9 +68,6 @@ static SQL_SAMPLES: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
 /// What PostgreSQL needs of [`super::Work`].
 #[repr(C)]
 pub(super) struct Work {
-    block: Block,
-    /// Where in the call the block begins.
-    block_at: u64,
     pass: Pass,
     statement: Statement,
     sample: SqlSample,
@@ -244,9 +241,13 @@ impl Io for Ending {
 
 #[inline(always)]
 fn count(conn: &Conn, exchange: &Exchange) {
-    let rest = u64::from(conn.role) | u64::from(exchange.failed) << 8 | u64::from(exchange.count) << 32;
+    let rest = DbKey::rest(POSTGRESQL, conn.role, exchange.failed, exchange.count);
     let ns = exchange.end.saturating_sub(exchange.start);
-    record_query(conn.workload, exchange.fingerprint, conn.peer, rest, ns);
+    if record_query(conn.workload, exchange.fingerprint, conn.peer, rest, ns) != 0 {
+        Events(&PG_EVENTS).recorded_many(u64::from(exchange.count));
+    } else {
+        Events(&PG_EVENTS).dropped(Reason::MapFull, exchange.count);
+    }
 }
 
 /// The state machine's hands in the kernel.

@@ -5,23 +5,24 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use perf_common::bytes::opaque;
-use perf_common::db::{DbKey, POSTGRESQL};
+use perf_common::db::DbKey;
 use perf_common::events::Reason;
 use perf_common::l7::ROLE_CLIENT;
 use perf_common::peer::CLASS_OTHER;
-use perf_common::postgres::block::BLOCK;
+use perf_common::postgres::block::{BLOCK, Block};
 use perf_common::postgres::message::is_chain;
 use perf_common::postgres::{Settle, StatementKey};
 use perf_common::sql::{OTHER, SqlSample, Statement, TEXT};
-use perf_ebpf::count::{Events, add, observe_many};
+use perf_ebpf::count::{add, observe_many};
+use perf_ebpf::syscall::Payload;
 
 use super::super::{WORK, Work as Scratch};
-use super::{CUT, DB_USED, Ending, MAX_DB_CELLS, NAMED, PG_EVENTS, SQL_SAMPLES, STATEMENTS, TABLE, Work};
+use super::{CUT, DB_USED, Ending, MAX_DB_CELLS, NAMED, SQL_SAMPLES, STATEMENTS, TABLE, Work};
 
 /// The first up to eight bytes from `offset` on; 0 where they cannot be had.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn peek_payload(place: u64, offset: u64) -> u64 {
+pub(in super::super) extern "C" fn peek_payload(place: u64, offset: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
     let Scratch { payload, call, .. } = unsafe { &mut *work };
@@ -59,18 +60,9 @@ pub(super) extern "C" fn peek_payload(place: u64, offset: u64) -> u64 {
     word
 }
 
-/// Reads the call's payload from `offset` on into the block, unless it is there; 0 where it cannot be had.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(super) extern "C" fn fill_block(place: u64, offset: u64, total: u64) -> u64 {
-    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
-    // SAFETY: this CPU's element.
-    let Scratch { payload, pg: Work { block, pass, block_at, .. }, .. } = unsafe { &mut *work };
-    let pos = offset.wrapping_sub(*block_at);
-    if pos < u64::from(pass.len) {
-        pass.pos = pos as u32;
-        return 1;
-    }
+/// Reads up to a block of the call's payload from `offset` on; how many bytes, or 0.
+#[inline(always)]
+pub(in super::super) fn fill(block: &mut Block, payload: &mut Payload, offset: u64, total: u64) -> u64 {
     let Some((address, left)) = payload.seek(offset) else { return 0 };
     let rest = total - offset;
     let mut len = opaque(if rest > left { left } else { rest });
@@ -79,14 +71,27 @@ pub(super) extern "C" fn fill_block(place: u64, offset: u64, total: u64) -> u64 
     }
     // SAFETY: the block is no shorter than the bound.
     let failed = unsafe { bpf_probe_read_user(block.start().cast(), len as u32, address as *const c_void) };
-    if failed != 0 {
-        return 0;
+    if failed != 0 { 0 } else { len }
+}
+
+/// Reads the call's payload from `offset` on into the block, unless it is there; 0 where it cannot be had.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn fill_block(place: u64, offset: u64, total: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Scratch { block, block_at, payload, pg: Work { pass, .. }, .. } = unsafe { &mut *work };
+    let pos = offset.wrapping_sub(*block_at);
+    if pos < u64::from(pass.len) {
+        pass.pos = pos as u32;
+        return 1;
     }
+    let len = fill(block, payload, offset, total);
     *block_at = offset;
     pass.pos = 0;
     pass.len = len as u32;
     pass.reach = (total - offset) as u32;
-    1
+    len
 }
 
 #[unsafe(no_mangle)]
@@ -94,7 +99,7 @@ pub(super) extern "C" fn fill_block(place: u64, offset: u64, total: u64) -> u64 
 pub(super) extern "C" fn is_request_chain(place: u64, total: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { pg: Work { block, pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { block, pg: Work { pass, .. }, .. } = unsafe { &mut *work };
     u64::from(u64::from(pass.len) == total && is_chain(block, total as u32))
 }
 
@@ -104,7 +109,7 @@ pub(super) extern "C" fn is_request_chain(place: u64, total: u64) -> u64 {
 pub(super) extern "C" fn parse_messages(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { pg: Work { block, pass, statement, .. }, .. } = unsafe { &mut *work };
+    let Scratch { block, pg: Work { pass, statement, .. }, .. } = unsafe { &mut *work };
     pass.walk(block, statement);
     u64::from(pass.half.phase)
 }
@@ -114,7 +119,7 @@ pub(super) extern "C" fn parse_messages(place: u64) -> u64 {
 pub(super) extern "C" fn parse_name(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { pg: Work { block, pass, statement, .. }, .. } = unsafe { &mut *work };
+    let Scratch { block, pg: Work { pass, statement, .. }, .. } = unsafe { &mut *work };
     pass.name(block, statement);
     u64::from(pass.half.phase)
 }
@@ -124,7 +129,7 @@ pub(super) extern "C" fn parse_name(place: u64) -> u64 {
 pub(super) extern "C" fn parse_sql(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { pg: Work { block, pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { block, pg: Work { pass, .. }, .. } = unsafe { &mut *work };
     // SAFETY: as above; the closure and what it calls are the only ones to use it.
     let statement = unsafe { &raw mut (*work).pg.statement };
     // SAFETY: as above.
@@ -157,7 +162,7 @@ pub(super) extern "C" fn sql_token(place: u64, transition: u64, byte: u64) -> u6
 pub(super) extern "C" fn parse_greeting(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { pg: Work { block, pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { block, pg: Work { pass, .. }, .. } = unsafe { &mut *work };
     pass.greet(block);
     0
 }
@@ -260,24 +265,28 @@ pub(super) extern "C" fn settle_waiting(place: u64, what: u64, reason: u64, most
     0
 }
 
-/// Counts queries of `ns` each; `rest` is role, outcome and number. It must not use `WORK`: a connection that ends in an
-/// interrupt is recorded while another one is being parsed.
+/// Counts queries of `ns` each; `rest` is as [`DbKey::rest`] has it. 1 if they were counted. It must not use `WORK`: a
+/// connection that ends in an interrupt is recorded while another one is being parsed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn record_query(workload: u64, fingerprint: u64, peer: u64, rest: u64, ns: u64) -> u64 {
+pub(in super::super) extern "C" fn record_query(
+    workload: u64,
+    fingerprint: u64,
+    peer: u64,
+    rest: u64,
+    ns: u64,
+) -> u64 {
     let role = rest as u8;
-    let count = rest >> 32;
     let mut key = DbKey {
         workload,
         fingerprint,
         peer: if role == ROLE_CLIENT { peer } else { 0 },
         role,
         failed: (rest >> 8) as u8,
-        system: POSTGRESQL,
+        system: (rest >> 16) as u8,
         pad: [0; 5],
     };
     let Some(used) = DB_USED.get_ptr_mut(0) else { return 0 };
-    let events = Events(&PG_EVENTS);
     let mut cell = TABLE.find(&key);
     if cell.is_none() {
         // SAFETY: a live element.
@@ -289,14 +298,10 @@ pub(super) extern "C" fn record_query(workload: u64, fingerprint: u64, peer: u64
         }
         cell = TABLE.find_or_make(&key);
     }
-    let Some(cell) = cell else {
-        events.dropped(Reason::MapFull, count as u32);
-        return 0;
-    };
+    let Some(cell) = cell else { return 0 };
     if cell.new {
         add(used, 1);
     }
-    observe_many(cell.value, ns, count);
-    events.recorded_many(count);
-    0
+    observe_many(cell.value, ns, rest >> 32);
+    1
 }
