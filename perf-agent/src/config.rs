@@ -61,15 +61,21 @@ pub(crate) struct Probes {
     pub(crate) tcp: Tcp,
     pub(crate) sched: Sched,
     pub(crate) http: Http,
+    pub(crate) postgres: Postgres,
     pub(crate) dns: Dns,
 }
 
 impl Probes {
-    /// Each probe's name and whether it is switched on, in the order in which they are shown.
+    /// Each slice's name and whether it is switched on, in the order in which they are shown. All protocols above TCP are one.
     pub(crate) fn enabled(&self) -> [(&'static str, bool); 4] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
-        let Self { tcp, sched, http, dns } = self;
-        [("tcp", tcp.enabled), ("sched", sched.enabled), ("http", http.enabled), ("dns", dns.enabled)]
+        let Self { tcp, sched, http, postgres, dns } = self;
+        [
+            ("tcp", tcp.enabled),
+            ("sched", sched.enabled),
+            ("l7", http.enabled || postgres.enabled),
+            ("dns", dns.enabled),
+        ]
     }
 }
 
@@ -108,6 +114,20 @@ pub(crate) struct Http {
 }
 
 impl Default for Http {
+    fn default() -> Self {
+        Self { enabled: true, max_series: MaxSeries::default() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Postgres {
+    pub(crate) enabled: bool,
+    pub(crate) max_series: MaxSeries,
+}
+
+impl Default for Postgres {
     fn default() -> Self {
         Self { enabled: true, max_series: MaxSeries::default() }
     }

@@ -93,16 +93,17 @@ mod tests {
                 "Linux 6.3 has it",
             ),
             hook("sched", "tp_btf/sched_switch", State::Failed, "permission denied", "run as root"),
-            hook("http", "tp_btf/tcp_rcv_space_adjust", State::Disabled, "", ""),
+            hook("l7", "tp_btf/tcp_rcv_space_adjust", State::Disabled, "", ""),
         ]
     }
 
     #[test]
     fn a_lacking_hook_is_no_failure_and_a_silent_probe_is() {
         let mut config = Config::default();
-        assert_eq!(broken(&config, &example()), ["sched", "http", "dns"]);
+        assert_eq!(broken(&config, &example()), ["sched", "l7", "dns"]);
         config.probes.sched.enabled = false;
         config.probes.http.enabled = false;
+        config.probes.postgres.enabled = false;
         config.probes.dns.enabled = false;
         assert!(broken(&config, &example()).is_empty());
         assert_eq!(broken(&config, &[]), ["tcp"]);
@@ -121,7 +122,7 @@ tcp    tp_btf/sock_send_length      unsupported  no such tracepoint
                                     -> Linux 6.3 has it
 sched  tp_btf/sched_switch          failed       permission denied
                                     -> run as root
-http   tp_btf/tcp_rcv_space_adjust  disabled
+l7     tp_btf/tcp_rcv_space_adjust  disabled
 
 Does not work here: sched.
 "

@@ -116,17 +116,11 @@ impl Kernel {
             net: common("skc_net.net")?,
             net_inum: self.at("net", "ns.inum")?,
             err: sock("sk_err")?,
-            socket: sock("sk_socket")?,
-            socket_file: self.at("socket", "file")?,
             socket_sk: self.at("socket", "sk")?,
             tcp_clock_cache: tcp("tcp_clock_cache")?,
             tcp_wstamp: tcp("tcp_wstamp_ns")?,
             tcp_bytes_sent: tcp("bytes_sent")?,
-            tcp_copied_seq: tcp("copied_seq")?,
-            tcp_rcv_nxt: tcp("rcv_nxt")?,
-            backlog_tail: sock("sk_backlog.tail")?,
             first_ephemeral_port: self.first_ephemeral_port,
-            pad: 0,
         })
     }
 

@@ -1,4 +1,4 @@
-//! Reading maps: hash maps in batches, per-CPU counters as sums.
+//! Reading maps: tables and hash maps in batches, per-CPU counters as sums.
 //!
 //! aya has no batch reads, and walking a hash key by key costs a system call per entry (ten times as much for 10,000
 //! entries) and may never end while entries come and go.
@@ -7,16 +7,18 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
+use anyhow::Context as _;
 use aya::Ebpf;
 use aya::Pod;
-use aya::maps::{Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue};
+use perf_common::cells::Slot;
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Entries per system call; a bucket that holds more makes the kernel ask for more room.
 const BATCH: u32 = 512;
 
-/// A hash map of the kernel's, to be read whole.
-pub(crate) struct HashReader {
+/// A map of the kernel's, to be read whole.
+pub(crate) struct MapReader {
     fd: OwnedFd,
     max_entries: u32,
 }
@@ -34,16 +36,16 @@ struct BatchAttr {
     flags: u64,
 }
 
-impl HashReader {
+impl MapReader {
     /// Takes the map of this name out of a loaded object.
     pub(crate) fn take(object: &mut Ebpf, name: &str) -> Result<Self, MapError> {
         let map = object.take_map(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() })?;
         Self::of(&map).unwrap_or_else(|| Err(MapError::InvalidName { name: name.to_owned() }))
     }
 
-    /// A second handle to a map that something else keeps; `None` where it is no hash map.
+    /// A second handle to a map that something else keeps; `None` where it is of a kind that is not read whole.
     pub(crate) fn of(map: &Map) -> Option<Result<Self, MapError>> {
-        let (Map::HashMap(data) | Map::LruHashMap(data)) = map else { return None };
+        let (Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data)) = map else { return None };
         Some(Self::new(data))
     }
 
@@ -54,6 +56,14 @@ impl HashReader {
 
     /// Calls `each` for every entry. Entries that come or go meanwhile may be missed, ones that stay are seen once.
     pub(crate) fn each<K: Pod, V: Pod>(&self, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
+        self.batches::<K, V>(|keys, values| {
+            keys.iter().zip(values).for_each(|(key, value)| each(key, value));
+            true
+        })
+    }
+
+    /// Calls `each` with some entries at a time until it says that it has enough.
+    fn batches<K: Pod, V: Pod>(&self, mut each: impl FnMut(&[K], &[V]) -> bool) -> io::Result<()> {
         let mut room = BATCH;
         let mut keys: Vec<K> = Vec::with_capacity(room as usize);
         let mut values: Vec<V> = Vec::with_capacity(room as usize);
@@ -94,17 +104,75 @@ impl HashReader {
                 keys.set_len(got);
                 values.set_len(got);
             }
-            for (key, value) in keys.iter().zip(&values) {
-                each(key, value);
-            }
+            let more = each(&keys, &values);
             read += attr.count;
             // A map cannot hold more; entries that come and go must not keep a scrape busy.
-            if end || read >= self.max_entries.saturating_mul(2) {
+            if end || !more || read >= self.max_entries.saturating_mul(2) {
                 return Ok(());
             }
             keys.clear();
             values.clear();
         }
+    }
+}
+
+fn named<'o>(object: &'o mut Ebpf, prefix: &str, name: &str) -> anyhow::Result<&'o mut Map> {
+    let name = format!("{prefix}{name}");
+    object.map_mut(&name).with_context(|| format!("the object has no map {name}"))
+}
+
+/// A slice's table of cells; see [`perf_common::cells`].
+pub(crate) struct Table(MapReader);
+
+impl Table {
+    /// Makes an empty table ready: its first elements count what finds no room, under these keys, all others are free.
+    ///
+    /// `prefix` is what the names of its maps begin with.
+    pub(crate) fn prepare<K: Pod, V: Pod>(object: &mut Ebpf, prefix: &str, others: &[K]) -> anyhow::Result<()>
+    where
+        Slot<K, V>: Pod,
+    {
+        let index = named(object, prefix, "INDEX")?;
+        let mut index = aya::maps::HashMap::<_, K, u32>::try_from(index)?;
+        for (at, other) in (0..).zip(others) {
+            index.insert(other, at, 0)?;
+        }
+        let cells = named(object, prefix, "CELLS")?;
+        let mut cells = Array::<_, Slot<K, V>>::try_from(cells)?;
+        for (at, other) in (0..).zip(others) {
+            let mut slot = cells.get(&at, 0)?;
+            slot.key = *other;
+            cells.set(at, slot, 0)?;
+        }
+        let made = others.len() as u32;
+        let entries = cells.len();
+        let free = named(object, prefix, "FREE")?;
+        let mut free = Queue::<_, u32>::try_from(free)?;
+        (made..entries).try_for_each(|at| free.push(at, 0)).context("the table cannot be filled")
+    }
+
+    pub(crate) fn take(object: &mut Ebpf, prefix: &str) -> Result<Self, MapError> {
+        MapReader::take(object, &format!("{prefix}CELLS")).map(Self)
+    }
+
+    /// Calls `each` for every cell with a key, and where it is in the table.
+    pub(crate) fn each<K: Pod + Default + PartialEq, V: Pod>(
+        &self,
+        mut each: impl FnMut(u32, &K, &V),
+    ) -> io::Result<()>
+    where
+        Slot<K, V>: Pod,
+    {
+        let free = K::default();
+        self.0.batches::<u32, Slot<K, V>>(|places, slots| {
+            let mut any = false;
+            for (place, slot) in places.iter().zip(slots).filter(|(_, slot)| slot.key != free) {
+                any = true;
+                each(*place, &slot.key, &slot.value);
+            }
+            // Elements are taken in order, so behind so many free ones there is nothing.
+            any
+        })
     }
 }
 

@@ -1,7 +1,10 @@
 //! The BPF objects, embedded, and how one becomes attached programs.
 
-use anyhow::{Context as _, anyhow};
-use aya::maps::ProgramArray;
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+
+use anyhow::{Context as _, anyhow, bail};
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{BtfTracePoint, Iter};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use perf_common::kernel::{FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
@@ -12,7 +15,7 @@ use crate::probes::Status;
 /// The object of each slice, as `build.rs` left it.
 pub(crate) static TCP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 pub(crate) static SCHED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sched"));
-pub(crate) static HTTP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/http"));
+pub(crate) static L7: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/l7"));
 pub(crate) static DNS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
 
 /// One program and where it goes.
@@ -31,13 +34,23 @@ pub(crate) enum HookKind {
     TracePoint,
     /// Runs once, at start, this many times over.
     Iterator { passes: u32 },
-    /// Only called by another program, by way of this program array.
-    Tail { array: &'static str },
+    /// Only called by another program, by way of this program array and at this place in it. The array is the object's own,
+    /// or one that the object of another slice has [shared](Loader::share).
+    Tail { array: &'static str, at: u8 },
 }
 
 impl Hook {
     pub(crate) const fn tracepoint(program: &'static str, target: &'static str) -> Self {
         Self { program, target, kind: HookKind::TracePoint }
+    }
+
+    pub(crate) const fn tail(
+        program: &'static str,
+        target: &'static str,
+        array: &'static str,
+        at: u8,
+    ) -> Self {
+        Self { program, target, kind: HookKind::Tail { array, at } }
     }
 
     /// As status pages show it.
@@ -57,8 +70,12 @@ pub(crate) struct Globals {
     pub(crate) sched: SchedOffsets,
     pub(crate) regs: RegOffsets,
     pub(crate) files: FileOffsets,
+    /// A bit for each protocol of [`perf_common::l7`] that is switched on.
+    pub(crate) protocols_on: u64,
     /// How many series of one histogram the kernel makes before it counts as `other`.
     pub(crate) max_cells: u64,
+    /// The same of queries to databases.
+    pub(crate) max_db_cells: u64,
     /// How many domains the DNS slice tells apart; 0 for none.
     pub(crate) max_domains: u64,
 }
@@ -68,6 +85,8 @@ pub(crate) struct Loader<'k> {
     kernel: &'k Kernel,
     btf: Btf,
     objects: EbpfLoader<'k>,
+    /// Program arrays that take programs of other objects than their own.
+    shared: HashMap<&'static str, ProgramArray<MapData>>,
 }
 
 impl<'k> Loader<'k> {
@@ -82,9 +101,17 @@ impl<'k> Loader<'k> {
             .override_global("SCHED", &globals.sched, false)
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
+            .override_global("PROTOCOLS_ON", &globals.protocols_on, false)
             .override_global("MAX_CELLS", &globals.max_cells, false)
+            .override_global("MAX_DB_CELLS", &globals.max_db_cells, false)
             .override_global("MAX_DOMAINS", &globals.max_domains, false);
-        Ok(Self { kernel, btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?, objects })
+        let shared = HashMap::new();
+        Ok(Self {
+            kernel,
+            btf: Btf::from_sys_fs().context("the kernel's BTF cannot be read")?,
+            objects,
+            shared,
+        })
     }
 
     pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
@@ -104,20 +131,36 @@ impl<'k> Loader<'k> {
         Ok(self.objects.load(elf)?)
     }
 
+    /// Lets objects that are loaded later put programs into an array of this one, under whose hooks they then run. The
+    /// object has to keep the array: the kernel empties one that no process holds.
+    pub(crate) fn share(&mut self, object: &Ebpf, array: &'static str) -> anyhow::Result<()> {
+        let Some(Map::ProgramArray(data)) = object.map(array) else {
+            bail!("the object has no program array {array}");
+        };
+        let data = MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?;
+        self.shared.insert(array, ProgramArray::try_from(Map::ProgramArray(data))?);
+        Ok(())
+    }
+
+    pub(crate) fn shares(&self, array: &str) -> bool {
+        self.shared.contains_key(array)
+    }
+
     /// Loads and attaches the hooks in their order.
-    pub(crate) fn attach(&self, probe: &'static str, object: &mut Ebpf, hooks: &[Hook]) -> Vec<Status> {
+    pub(crate) fn attach(&mut self, probe: &'static str, object: &mut Ebpf, hooks: &[Hook]) -> Vec<Status> {
         let mut status = Vec::new();
         for hook in hooks {
             let outcome = self.attach_one(object, hook);
-            // What another program calls is no hook of its own, unless it is missing.
-            if !matches!(hook.kind, HookKind::Tail { .. }) || outcome.is_err() {
+            // What another program of the object calls is no hook of its own, unless it is missing.
+            let inner = matches!(hook.kind, HookKind::Tail { array, .. } if object.map(array).is_some());
+            if !inner || outcome.is_err() {
                 status.push(Status::of(probe, hook.name(), outcome));
             }
         }
         status
     }
 
-    fn attach_one(&self, object: &mut Ebpf, hook: &Hook) -> anyhow::Result<()> {
+    fn attach_one(&mut self, object: &mut Ebpf, hook: &Hook) -> anyhow::Result<()> {
         let no_program = || anyhow!("the object has no {}", hook.program);
         let program = object.program_mut(hook.program).ok_or_else(no_program)?;
         if let HookKind::Iterator { passes } = hook.kind {
@@ -138,14 +181,45 @@ impl<'k> Loader<'k> {
         }
         let program: &mut BtfTracePoint = program.try_into()?;
         program.load(hook.target, &self.btf)?;
-        let HookKind::Tail { array } = hook.kind else {
+        let HookKind::Tail { array, at } = hook.kind else {
             program.attach()?;
             return Ok(());
         };
         let fd = program.fd()?.try_clone()?;
-        let map = object.map_mut(array).ok_or_else(|| anyhow!("the object has no map {array}"))?;
-        Ok(ProgramArray::try_from(map)?.set(0, &fd, 0)?)
+        if let Some(map) = object.map_mut(array) {
+            return Ok(ProgramArray::try_from(map)?.set(at.into(), &fd, 0)?);
+        }
+        let shared = self.shared.get_mut(array);
+        let shared = shared.ok_or_else(|| anyhow!("no object has a program array {array} to share"))?;
+        Ok(shared.set(at.into(), &fd, 0)?)
     }
+}
+
+/// How often the kernel skipped a run of one of the object's programs, because the program was under way on that CPU already:
+/// in a task that was preempted there, or that an interrupt came to. What those runs would have seen, nobody knows.
+pub(crate) fn missed_runs(object: &Ebpf) -> u64 {
+    let fds = object.programs().filter_map(|(_, program)| program.fd().ok());
+    fds.filter_map(|fd| recursion_misses(fd.as_fd()).ok()).sum()
+}
+
+/// `bpf_prog_info.recursion_misses` (5.12), which aya does not hand out.
+fn recursion_misses(program: BorrowedFd<'_>) -> std::io::Result<u64> {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    /// Where it stands in `struct bpf_prog_info`, in words; part of the system call's interface.
+    const AT: usize = 26;
+    #[repr(C)]
+    struct InfoAttr {
+        fd: i32,
+        len: u32,
+        info: u64,
+    }
+    let mut info = [0_u64; AT + 1];
+    let mut attr =
+        InfoAttr { fd: program.as_raw_fd(), len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    // SAFETY: the kernel writes at most `len` bytes to `info`, all of whose pointers are null.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<InfoAttr>()) };
+    if result == 0 { Ok(info[AT]) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// Before 5.11 the memory of maps counts against this limit, and 64 KiB is the default. A refusal shows as a failed load.

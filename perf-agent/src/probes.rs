@@ -2,15 +2,18 @@
 
 mod dns;
 mod http;
+mod l7;
+mod postgres;
 mod sched;
 mod tcp;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use aya::Ebpf;
 use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
 use perf_common::histogram::Histogram;
+use perf_common::l7::{HTTP, POSTGRES};
 use perf_common::peer::{Peer, class_name};
 use perf_common::workload::Workload;
 use serde::Serialize;
@@ -18,8 +21,8 @@ use serde::Serialize;
 use crate::config::{Buckets, Config};
 use crate::identity::{Identity, Namer};
 use crate::kernel::{Kernel, Missing};
-use crate::maps::{Counters, HashReader};
-use crate::object::{Globals, Loader};
+use crate::maps::MapReader;
+use crate::object::{Globals, Loader, missed_runs};
 use crate::page::{FamilyWriter, Kind, Page};
 
 /// Whether a hook of a probe works on this host.
@@ -39,7 +42,7 @@ pub(crate) enum State {
 /// One hook of one probe, as `/probes`, `perf_agent_probe_up` and `doctor` show it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Status {
-    /// The slice: `tcp`, `sched`, `http`, `dns`.
+    /// The slice: `tcp`, `sched`, `l7`, `dns`.
     pub(crate) probe: &'static str,
     /// The kernel hook, e.g. `tp_btf/sock_send_length`.
     pub(crate) hook: String,
@@ -52,12 +55,14 @@ pub(crate) struct Status {
 
 /// A slice that runs.
 trait Probe: Send {
-    /// Learns the names that the kernel has announced.
-    fn learn(&mut self, names: &mut Names);
+    /// What it has in common with the others.
+    fn common(&self) -> &Common;
+    /// Learns more than workloads and peers.
+    fn learn(&mut self) {}
+    /// What became of the events it saw, by protocol where it has several.
+    fn accounts(&self) -> Vec<Account>;
     /// Reads the maps and writes the slice's families.
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()>;
-    /// Its counters of events, by [`perf_common::events`].
-    fn events(&self) -> [u64; COUNTERS as usize];
 }
 
 /// What a slice's `start` gets.
@@ -96,7 +101,10 @@ impl Probes {
             sched: sched.clone().unwrap_or_default(),
             regs: regs.clone().unwrap_or_default(),
             files: files.clone().unwrap_or_default(),
+            protocols_on: u64::from(config.probes.http.enabled) << HTTP
+                | u64::from(config.probes.postgres.enabled) << POSTGRES,
             max_cells: config.probes.http.max_series.get().into(),
+            max_db_cells: config.probes.postgres.max_series.get().into(),
             max_domains: dns::max_domains(config).into(),
         };
         let mut loader = Loader::new(&kernel, &globals)?;
@@ -108,7 +116,8 @@ impl Probes {
         let slices: [(&'static str, StartFn, Result<(), Missing>); 4] = [
             ("tcp", tcp::start, needs_tcp),
             ("sched", sched::start, needs_sched),
-            ("http", http::start, needs_calls.clone()),
+            ("l7", l7::start, needs_calls.clone()),
+            // Behind l7, which passes on to it what is not TCP.
             ("dns", dns::start, needs_calls),
         ];
         let mut status = Vec::new();
@@ -161,15 +170,15 @@ impl Probes {
     pub(crate) fn collect(&mut self, page: &mut Page) {
         let Self { status: _, running, names } = self;
         for (_, slice) in running.iter_mut() {
-            slice.learn(names);
+            slice.learn();
+            slice.common().learn(names);
         }
         for (probe, slice) in running.iter_mut() {
             if let Err(error) = slice.collect(names, page) {
                 tracing::warn!(probe, "a map cannot be read: {error:#}");
             }
         }
-        let events: Vec<_> = running.iter().map(|(probe, slice)| (*probe, slice.events())).collect();
-        write_events(page, &events);
+        write_events(page, running);
     }
 }
 
@@ -218,7 +227,10 @@ impl Status {
             hook: String::new(),
             state: State::Disabled,
             reason: "switched off in the configuration".to_owned(),
-            remedy: format!("set probes.{probe}.enabled to true"),
+            remedy: match probe {
+                "l7" => "set probes.http.enabled or probes.postgres.enabled to true".to_owned(),
+                _ => format!("set probes.{probe}.enabled to true"),
+            },
         }
     }
 }
@@ -240,7 +252,7 @@ impl Names {
         Self { namer, peers: HashMap::new(), buckets }
     }
 
-    fn learn(&mut self, workloads: &HashReader, peers: Option<&HashReader>) -> std::io::Result<()> {
+    fn learn(&mut self, workloads: &MapReader, peers: Option<&MapReader>) -> std::io::Result<()> {
         workloads.each::<u64, Workload>(|id, workload| self.namer.learn(*id, workload))?;
         let Some(peers) = peers else { return Ok(()) };
         peers.each::<u64, Peer>(|id, peer| {
@@ -301,59 +313,71 @@ fn merged<K: Ord, V>(cells: impl IntoIterator<Item = (K, V)>, merge: impl Fn(&mu
     out
 }
 
-/// Makes the cell that counts what finds no room for one of its own.
-fn make_other<K: aya::Pod, V: aya::Pod>(object: &mut Ebpf, key: K, zero: V) -> anyhow::Result<()> {
-    let map = object.map_mut("CELLS").context("the object has no map CELLS")?;
-    aya::maps::HashMap::<_, K, V>::try_from(map)?.insert(key, zero, 0)?;
-    Ok(())
+/// How long a sample can be on its way at the most: a CPU of a virtual machine may stand still for that long.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
+fn is_over(since: &Instant) -> bool {
+    since.elapsed() >= ON_ITS_WAY
 }
 
 /// The contract of loss, for every probe: seen = recorded + dropped + in flight.
-fn write_events(page: &mut Page, events: &[(&'static str, [u64; COUNTERS as usize])]) {
-    let mut family = page.family(
-        "perf_agent_events_total",
-        "Events that a probe saw; what is neither recorded nor dropped is in flight.",
-        Kind::Counter,
-    );
-    for (probe, counters) in events {
-        family.sample(&[("probe", probe)], counters[SEEN as usize] as f64);
-    }
-    let mut family = page.family(
-        "perf_agent_events_recorded_total",
-        "Events that a probe counted in a series.",
-        Kind::Counter,
-    );
-    for (probe, counters) in events {
-        family.sample(&[("probe", probe)], counters[RECORDED as usize] as f64);
+fn write_events(page: &mut Page, running: &[(&'static str, Box<dyn Probe>)]) {
+    let accounts: Vec<Account> = running.iter().flat_map(|(_, slice)| slice.accounts()).collect();
+    let totals = [
+        (
+            "perf_agent_events_total",
+            "Events that a probe saw; what is neither recorded nor dropped is in flight.",
+            SEEN,
+        ),
+        ("perf_agent_events_recorded_total", "Events that a probe counted in a series.", RECORDED),
+    ];
+    for (name, help, counter) in totals {
+        let mut family = page.family(name, help, Kind::Counter);
+        for Account { probe, events } in &accounts {
+            family.sample(&[("probe", probe)], events[counter as usize] as f64);
+        }
     }
     let mut family = page.family(
         "perf_agent_events_dropped_total",
         "Events that a probe saw and could not count, by reason.",
         Kind::Counter,
     );
-    for (probe, counters) in events {
+    for Account { probe, events } in &accounts {
         for (reason, label) in REASONS {
-            let dropped = counters[(DROPPED + reason as u32) as usize];
+            let dropped = events[(DROPPED + reason as u32) as usize];
             family.sample(&[("probe", probe), ("reason", label)], dropped as f64);
         }
     }
+    let mut family = page.family(
+        "perf_agent_missed_runs_total",
+        "Runs of a probe's BPF programs that the kernel skipped, because the program was under way on that CPU already: what they would have seen is not in the events.",
+        Kind::Counter,
+    );
+    for (probe, slice) in running {
+        family.sample(&[("probe", probe)], missed_runs(&slice.common().object) as f64);
+    }
 }
 
-/// The maps that every slice has.
+/// What became of the events that one kind of measurement saw, by [`perf_common::events`].
+struct Account {
+    probe: &'static str,
+    events: [u64; COUNTERS as usize],
+}
+
+/// What every slice has.
 struct Common {
-    workloads: HashReader,
-    peers: Option<HashReader>,
-    events: Counters,
-    cells: HashReader,
+    /// Holds the programs and with them the links.
+    object: Ebpf,
+    workloads: MapReader,
+    peers: Option<MapReader>,
 }
 
 impl Common {
-    fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
+    fn take(mut object: Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            workloads: HashReader::take(object, "WORKLOADS")?,
-            peers: HashReader::take(object, "PEERS").ok(),
-            events: Counters::take(object, "EVENTS")?,
-            cells: HashReader::take(object, "CELLS")?,
+            workloads: MapReader::take(&mut object, "WORKLOADS")?,
+            peers: MapReader::take(&mut object, "PEERS").ok(),
+            object,
         })
     }
 

@@ -98,6 +98,24 @@ pub struct DnsKey {
 
 crate::pod!(DnsKey: 24);
 
+impl crate::cells::Key for DnsKey {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        let rest = u64::from(self.qtype) | u64::from(self.outcome) << 4 | u64::from(self.role) << 7;
+        let all = self.workload ^ self.domain.rotate_left(32) ^ rest;
+        all.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    }
+
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        self.workload == other.workload
+            && self.domain == other.domain
+            && self.qtype == other.qtype
+            && self.outcome == other.outcome
+            && self.role == other.role
+    }
+}
+
 /// Lookups with one outcome.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -119,6 +137,11 @@ impl DnsCell {
 }
 
 crate::pod!(DnsCell: 8 + 8 * (1 + crate::histogram::CELLS));
+
+/// An element of the table.
+pub type DnsSlot = crate::cells::Slot<DnsKey, DnsCell>;
+
+crate::pod!(DnsSlot: 24 + 8 + 8 * (1 + crate::histogram::CELLS));
 
 /// The name that a new fingerprint stands for, as it is on the wire: the one thing that leaves the kernel, and only where
 /// `probes.dns.domains` asks for it.

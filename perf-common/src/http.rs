@@ -11,6 +11,8 @@ pub mod parse;
 
 use crate::bytes::{WINDOW, opaque};
 use crate::events::Reason;
+pub use crate::l7::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
+use crate::l7::{HTTP, PROTOCOL_UNKNOWN};
 use parse::{BAD, DONE, FOREIGN, HEAD, LINE, Parsed, State, TURNED};
 
 /// How many requests may wait for their responses on one connection.
@@ -19,23 +21,6 @@ pub const DEPTH: usize = 8;
 const MAX_MISSES: u8 = 200;
 /// After so many, payload is only read when the direction changes, as it does where a request begins.
 const EAGER_MISSES: u8 = 8;
-
-/// The direction of a socket call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Direction {
-    Received = 0,
-    Sent = 1,
-}
-
-/// Which end of the connection this socket is.
-pub const ROLE_UNKNOWN: u8 = 0;
-/// Requests are received.
-pub const ROLE_SERVER: u8 = 1;
-/// Requests are sent.
-pub const ROLE_CLIENT: u8 = 2;
-/// Not HTTP/1, or no longer: never looked at again.
-pub const ROLE_OPAQUE: u8 = 3;
 
 const REQUEST: usize = 0;
 const RESPONSE: usize = 1;
@@ -121,7 +106,12 @@ pub struct Conn {
     pub method: u8,
     pub early_status: u32,
     /// 1 when the connection's end has been accounted for.
-    pub finished: u32,
+    pub finished: u8,
+    /// One of the protocols in [`crate::l7`]. Of another one than HTTP only this, the role and `last` are kept here.
+    pub protocol: u8,
+    /// The protocol that was offered the first part of what may be its beginning and waits for more.
+    pub offered: u8,
+    pub pad: u8,
 }
 
 crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 24);
@@ -152,6 +142,28 @@ pub struct HttpKey {
 
 crate::pod!(HttpKey: 24);
 
+/// An element of the table of cells.
+pub type HttpSlot = crate::cells::Slot<HttpKey, crate::histogram::Histogram>;
+crate::pod!(HttpSlot: 24 + 8 * (1 + crate::histogram::CELLS));
+
+impl crate::cells::Key for HttpKey {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        let rest = u64::from(self.status) << 8 | u64::from(self.method) << 2 | u64::from(self.role);
+        let all = self.workload ^ self.route_or_peer.rotate_left(32) ^ rest;
+        all.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    }
+
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        self.workload == other.workload
+            && self.route_or_peer == other.route_or_peer
+            && self.status == other.status
+            && self.method == other.method
+            && self.role == other.role
+    }
+}
+
 /// How much of a path goes up as the sample that names its route.
 pub const SAMPLE: usize = 128;
 
@@ -166,19 +178,6 @@ pub struct RouteSample {
 }
 
 crate::pod!(RouteSample: 16 + SAMPLE);
-
-/// One socket call on its way through [`step`].
-#[derive(Clone, Copy)]
-pub struct Call {
-    pub direction: Direction,
-    /// Bytes that the call moved, and how many of them are done.
-    pub total: u32,
-    pub done: u32,
-    /// When its first byte was there: the arrival of a packet, or the beginning of a send.
-    pub begin: u64,
-    /// When it ended.
-    pub now: u64,
-}
 
 /// What [`step`] needs of the world: payload, a place for half a line, and somewhere to put what it finds.
 pub trait Io {
@@ -367,6 +366,7 @@ impl Conn {
                 if self.role == ROLE_UNKNOWN {
                     let received = call.direction as u8 == Direction::Received as u8;
                     self.role = if received { ROLE_SERVER } else { ROLE_CLIENT };
+                    self.protocol = HTTP;
                 }
                 if self.role == ROLE_SERVER {
                     io.route(parsed.route, parsed.path_at as usize, parsed.path_len as usize);
@@ -484,6 +484,7 @@ impl Conn {
             // A body that looked like a request told the wrong role: this direction carries responses.
             self.give_up(io, Reason::Desync);
             self.role = ROLE_UNKNOWN;
+            self.protocol = PROTOCOL_UNKNOWN;
             self.half = [Half::default(); 2];
             return;
         }

@@ -48,21 +48,15 @@ pub struct SockOffsets {
     pub net: u32,
     pub net_inum: u32,
     pub err: u32,
-    pub socket: u32,
-    pub socket_file: u32,
     pub socket_sk: u32,
     pub tcp_clock_cache: u32,
     pub tcp_wstamp: u32,
     pub tcp_bytes_sent: u32,
-    pub tcp_copied_seq: u32,
-    pub tcp_rcv_nxt: u32,
-    pub backlog_tail: u32,
     /// The lowest port that clients get by themselves, from sysctl: above it a destination is known by class only.
     pub first_ephemeral_port: u32,
-    pub pad: u32,
 }
 
-crate::pod!(SockOffsets: 88);
+crate::pod!(SockOffsets: 64);
 
 /// What `sched_switch` reads besides [`TaskOffsets`].
 #[repr(C)]

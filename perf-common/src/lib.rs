@@ -8,14 +8,21 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod bytes;
+pub mod cells;
+pub mod db;
 pub mod dns;
 pub mod events;
 pub mod histogram;
 pub mod http;
 pub mod kernel;
+pub mod l7;
+pub mod mysql;
 pub mod peer;
+pub mod postgres;
+pub mod redis;
 pub mod route;
 pub mod sched;
+pub mod sql;
 pub mod tcp;
 pub mod workload;
 

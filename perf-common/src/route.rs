@@ -64,16 +64,25 @@ impl Path {
         Self { hash: BASIS, segment: BASIS, counts: zero, zero }
     }
 
-    /// Takes one byte.
+    /// Takes up to eight bytes of a segment, the lowest first; how many there were before one that ends it.
     #[inline(always)]
-    pub fn read(&mut self, byte: u8) -> Read {
-        // SAFETY: a u8 cannot exceed the table's 256 entries.
-        let class = unsafe { *CLASS.as_ptr().add(byte as usize) };
-        if class != STOP {
-            self.segment = (self.segment ^ u64::from(byte)).wrapping_mul(PRIME);
+    pub fn segment(&mut self, word: u64) -> u64 {
+        for i in 0..8 {
+            let byte = word >> (8 * i) & 0xff;
+            // SAFETY: a byte cannot exceed the table's 256 entries.
+            let class = unsafe { *CLASS.as_ptr().add(opaque(byte) as usize) };
+            if class == STOP {
+                return i;
+            }
+            self.segment = (self.segment ^ byte).wrapping_mul(PRIME);
             self.counts = self.counts.wrapping_add(class);
-            return Read::Inside;
         }
+        8
+    }
+
+    /// Takes the byte that ended a segment.
+    #[inline(always)]
+    pub fn stop(&mut self, byte: u8) -> Read {
         if byte != b'/' {
             return Read::End;
         }
@@ -93,7 +102,7 @@ impl Path {
         let masked = is_variable(self.counts).wrapping_neg();
         let segment = MASKED & masked | self.segment & !masked;
         self.hash = (self.hash.rotate_left(23) ^ segment).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.segment = BASIS;
+        self.segment = BASIS ^ self.zero;
         self.counts = self.zero;
     }
 }
@@ -160,9 +169,18 @@ mod tests {
 
     fn fingerprint(path: &[u8]) -> u64 {
         let mut reader = Path::start(0);
-        for &byte in path {
-            if reader.read(byte) == Read::End {
-                break;
+        let mut rest = path;
+        while !rest.is_empty() {
+            let mut word = [0; 8];
+            let len = rest.len().min(8);
+            word[..len].copy_from_slice(&rest[..len]);
+            let inside = reader.segment(u64::from_le_bytes(word)) as usize;
+            rest = &rest[inside.min(len)..];
+            if inside < 8 {
+                if rest.is_empty() || reader.stop(rest[0]) == Read::End {
+                    break;
+                }
+                rest = &rest[1..];
             }
         }
         reader.finish()

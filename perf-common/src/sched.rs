@@ -18,12 +18,17 @@ pub struct SchedCell {
 
 crate::pod!(SchedCell: 8 * (4 + CELLS));
 
+/// An element of the table of cells, by workload.
+pub type SchedSlot = crate::cells::Slot<u64, SchedCell>;
+crate::pod!(SchedSlot: 8 + size_of::<SchedCell>());
+
 /// What is running on a CPU now: a task that is never switched out is counted by the reader from this.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Running {
-    pub workload: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds since which `workload` runs; 0 while idle.
+    /// One more than where its workload's cell is in the table; 0 while idle.
+    pub cell: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds since which it runs.
     pub since: u64,
 }
 

@@ -50,6 +50,22 @@ pub struct TcpCell {
 
 crate::pod!(TcpCell: 8 * 12 + 2 * 8 * (1 + crate::histogram::CELLS));
 
+/// An element of the table of cells.
+pub type TcpSlot = crate::cells::Slot<TcpKey, TcpCell>;
+crate::pod!(TcpSlot: 16 + size_of::<TcpCell>());
+
+impl crate::cells::Key for TcpKey {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        (self.workload ^ self.peer.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    }
+
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        self.workload == other.workload && self.peer == other.peer
+    }
+}
+
 /// What is kept per socket while it lives.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -18,14 +18,20 @@ pub fn add(counter: *mut u64, value: u64) {
 /// Adds one duration to a histogram in a map.
 #[inline(always)]
 pub fn observe(histogram: *mut Histogram, ns: u64) {
+    observe_many(histogram, ns, 1);
+}
+
+/// Adds `count` durations of `ns` each.
+#[inline(always)]
+pub fn observe_many(histogram: *mut Histogram, ns: u64, count: u64) {
     let cell = perf_common::bytes::opaque(index(ns) as u64);
     if cell >= CELLS as u64 {
         return;
     }
     // SAFETY: bounded just above; the fields lie inside the map value that the caller got.
     unsafe {
-        add(&raw mut (*histogram).sum, ns);
-        add((&raw mut (*histogram).cells).cast::<u64>().add(cell as usize), 1);
+        add(&raw mut (*histogram).sum, ns.wrapping_mul(count));
+        add((&raw mut (*histogram).cells).cast::<u64>().add(cell as usize), count);
     }
 }
 
@@ -42,13 +48,29 @@ impl Events<'_> {
     }
 
     #[inline(always)]
-    pub fn seen_many(&self, count: u32) {
-        self.bump(SEEN, u64::from(count));
+    pub fn seen_many(&self, count: u64) {
+        self.bump(SEEN, count);
     }
 
     #[inline(always)]
     pub fn recorded(&self) {
         self.bump(RECORDED, 1);
+    }
+
+    /// The same for a probe whose programs never interrupt each other: without the price of an atomic.
+    #[inline(always)]
+    pub fn seen_alone(&self) {
+        self.bump_alone(SEEN);
+    }
+
+    #[inline(always)]
+    pub fn recorded_alone(&self) {
+        self.bump_alone(RECORDED);
+    }
+
+    #[inline(always)]
+    pub fn recorded_many(&self, count: u64) {
+        self.bump(RECORDED, count);
     }
 
     #[inline(always)]
@@ -60,6 +82,14 @@ impl Events<'_> {
     #[inline(always)]
     pub fn nothing(&self) {
         self.bump(SEEN, 0);
+    }
+
+    #[inline(always)]
+    fn bump_alone(&self, counter: u32) {
+        if let Some(value) = self.0.get_ptr_mut(counter) {
+            // SAFETY: a live element of this CPU's array, which nobody else writes meanwhile.
+            unsafe { *value += 1 };
+        }
     }
 
     #[inline(always)]
@@ -87,20 +117,6 @@ pub fn get_or_insert<K, V>(
     // SAFETY: a template is written by nobody.
     let _: Result<(), i32> = map.insert(key, unsafe { &*zero }, u64::from(aya_ebpf::bindings::BPF_NOEXIST));
     Some((map.get_ptr_mut(key)?, true))
-}
-
-/// The cell of `key`, or when the map is full the one of `other`, which user space made at start.
-#[inline(always)]
-pub fn cell<K, V>(
-    map: &aya_ebpf::maps::HashMap<K, V>,
-    key: &K,
-    other: &K,
-    template: &PerCpuArray<V>,
-) -> Option<*mut V> {
-    match get_or_insert(map, key, template) {
-        Some((cell, _)) => Some(cell),
-        None => map.get_ptr_mut(other),
-    }
 }
 
 /// Whether a map holds `key`; cheaper to read in the programs than an `Option` of a pointer.

@@ -10,6 +10,8 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+pub mod cells;
+#[cfg(target_arch = "bpf")]
 pub mod count;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;

@@ -27,6 +27,20 @@ pub fn is_tcp(sk: Ptr, at: &SockOffsets) -> bool {
     protocol == IPPROTO_TCP && (family == AF_INET || family == AF_INET6)
 }
 
+/// The port by which a connection over TCP is one for DNS.
+pub const DNS_PORT: u16 = 53;
+
+/// Whether this socket's messages may be DNS: UDP on any port, or TCP on the port for it. `protocol` is the socket's.
+#[inline(always)]
+pub fn may_be_dns(sk: Ptr, at: &SockOffsets) -> bool {
+    let protocol: u16 = sk.load(at.protocol);
+    if protocol != IPPROTO_TCP {
+        return protocol == IPPROTO_UDP;
+    }
+    let (port, peer_port): (u16, u16) = (sk.load(at.num), sk.load(at.dport));
+    port == DNS_PORT || peer_port == DNS_PORT.to_be()
+}
+
 /// The same socket as a `tcp_sock`; null where it is none.
 #[inline(always)]
 pub fn tcp(sk: Ptr) -> Ptr {

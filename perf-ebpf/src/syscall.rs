@@ -4,8 +4,8 @@
 //! without an entry hook and without a table of descriptors.
 
 use aya_ebpf::helpers::{bpf_probe_read_user, generated};
-use perf_common::http::Direction;
 use perf_common::kernel::RegOffsets;
+use perf_common::l7::Direction;
 
 use crate::kernel::Ptr;
 

@@ -14,6 +14,7 @@ pub mod dns;
 mod load;
 mod nginx;
 mod page;
+mod postgres;
 mod proc;
 mod wire;
 
@@ -29,6 +30,7 @@ pub use agent::{Agent, Refused, agent_binary};
 pub use load::{ab, curl, endless_wrk, wrk};
 pub use nginx::{Counted, Nginx};
 pub use page::{Labels, Page, Sample};
+pub use postgres::{Postgres, script};
 pub use proc::{Proc, bpf_loaded, comm};
 pub use wire::{Pair, listener};
 

@@ -60,7 +60,7 @@ struct Package {
     service: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 13] = [
+const PACKAGES: [Package; 15] = [
     Package { program: "nginx", debian: "nginx-light", why: "a server to measure", service: Some("nginx") },
     Package { program: "wrk", debian: "wrk", why: "keep-alive load", service: None },
     Package { program: "ab", debian: "apache2-utils", why: "an exact number of requests", service: None },
@@ -79,6 +79,18 @@ const PACKAGES: [Package; 13] = [
     },
     Package { program: "busybox", debian: "busybox-static", why: "the shell of those VMs", service: None },
     Package { program: "ip", debian: "iproute2", why: "network namespaces of the live tests", service: None },
+    Package {
+        program: "pg_ctlcluster",
+        debian: "postgresql",
+        why: "a database to measure, with pgbench and pg_stat_statements",
+        service: Some("postgresql"),
+    },
+    Package {
+        program: "openssl",
+        debian: "openssl",
+        why: "a certificate for connections that are encrypted",
+        service: None,
+    },
     Package {
         program: "dnsmasq",
         debian: "dnsmasq-base",

@@ -58,7 +58,7 @@ fn a_file_changes_what_it_names() {
     let addresses: Vec<_> = config.web.listen_address.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, [":9200", "[::1]:0"]);
     assert_eq!((config.log.level, config.log.format), (Level::Debug, LogFormat::Json));
-    assert_eq!(config.probes.enabled(), [("tcp", true), ("sched", false), ("http", true), ("dns", true)]);
+    assert_eq!(config.probes.enabled(), [("tcp", true), ("sched", false), ("l7", true), ("dns", true)]);
     assert_eq!(config.probes.http.max_series.get(), 100);
     let bounds = config.histogram.buckets.bounds();
     assert_eq!(bounds.iter().map(|bound| bound.seconds()).collect::<Vec<_>>(), [1e-6, 0.00315, 1.0, 100.0]);
@@ -73,7 +73,10 @@ fn refusals_name_the_place_and_the_remedy() {
             "probes:\n  tcp:\n    enabeld: true\n",
             "a.yaml:3:5: unknown key `enabeld`; did you mean `enabled`?",
         ),
-        ("probes:\n  kafka: {}\n", "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http, dns"),
+        (
+            "probes:\n  kafka: {}\n",
+            "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http, postgres, dns",
+        ),
         ("paths: {}\n", "a.yaml:1:1: unknown key `paths`; known here: web, log, probes, histogram"),
         ("log:\n  level: inof\n", "a.yaml:2:10: unknown value `inof`; did you mean `info`?"),
         ("log: {level: info, level: warn}\n", "a.yaml:1:20: "),

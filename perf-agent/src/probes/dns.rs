@@ -4,25 +4,32 @@ mod domains;
 mod sweep;
 
 use anyhow::Context as _;
-use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, RingBuf};
+use aya::maps::{Array, MapData, RingBuf};
 use perf_common::dns::{DnsCell, DnsKey, OTHER, OUTCOMES, QTYPES, RCODES, ROLE_CLIENT, ROLE_SERVER, TIMEOUT};
 use perf_common::events::{COUNTERS, DROPPED, RECORDED, Reason, SEEN};
-use perf_common::workload;
+use perf_common::{l7, workload};
 
 use self::domains::Domains;
 use self::sweep::Sweeper;
-use super::{Common, Names, Probe, Start, Started, Write, merged, started};
+use super::{Account, Common, Names, Probe, Start, Started, Write, merged, started};
 use crate::config::Config;
 use crate::identity::Identity;
+use crate::maps::{Counters, Table};
 use crate::object::{self, Hook};
 use crate::page::{Kind, Page};
 
 const BY_SOCKET: [Hook; 2] =
     [Hook::tracepoint("sent", "sock_send_length"), Hook::tracepoint("received", "sock_recv_length")];
 
+/// The same behind the programs of l7 that are there already.
+const BEHIND_L7: [Hook; 2] = [
+    Hook::tail("sent", "sock_send_length", "SENT_MORE", l7::DNS),
+    Hook::tail("received", "sock_recv_length", "RECEIVED_MORE", l7::DNS),
+];
+
 /// Before 6.3.
 const BY_DESCRIPTOR: [Hook; 1] = [Hook::tracepoint("returned", "sys_exit")];
+const BEHIND_L7_BY_DESCRIPTOR: [Hook; 1] = [Hook::tail("returned", "sys_exit", "RETURNED_MORE", l7::DNS)];
 
 /// Cells without domains: a handful for each workload that resolves names.
 const CELLS: u32 = 2048;
@@ -30,9 +37,9 @@ const CELLS: u32 = 2048;
 const CELLS_PER_DOMAIN: u32 = 16;
 
 struct Dns {
-    /// Holds the programs and with them the links.
-    _object: Ebpf,
-    maps: Common,
+    common: Common,
+    table: Table,
+    events: Counters,
     samples: RingBuf<MapData>,
     domains: Domains,
     sweeper: Sweeper,
@@ -46,38 +53,43 @@ pub(super) fn max_domains(config: &Config) -> u32 {
 pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started {
     started("dns", globals, || {
         let domains = max_domains(config);
-        let sizes = [("CELLS", CELLS + CELLS_PER_DOMAIN * domains), ("DOMAINS", domains.max(1))];
+        let cells = CELLS + CELLS_PER_DOMAIN * domains;
+        let sizes = [("CELLS", cells), ("INDEX", cells), ("FREE", cells), ("DOMAINS", domains.max(1))];
         let mut object = loader.load(object::DNS, &sizes)?;
-        make_others(&mut object)?;
-        let by_socket = loader.has_tracepoint("sock_send_length");
-        let calls: &[Hook] = if by_socket { &BY_SOCKET } else { &BY_DESCRIPTOR };
+        Table::prepare::<_, DnsCell>(&mut object, "", &others())?;
+        let calls: &[Hook] = if loader.has_tracepoint("sock_send_length") {
+            if loader.shares("SENT_MORE") { &BEHIND_L7 } else { &BY_SOCKET }
+        } else if loader.shares("RETURNED_MORE") {
+            &BEHIND_L7_BY_DESCRIPTOR
+        } else {
+            &BY_DESCRIPTOR
+        };
         let status = loader.attach("dns", &mut object, calls);
         let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
         Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
-        let maps = Common::take(&mut object)?;
+        let table = Table::take(&mut object, "")?;
+        let events = Counters::take(&mut object, "EVENTS")?;
         let sweeper = Sweeper::start(&mut object)?;
         let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
         let samples = RingBuf::try_from(samples)?;
         let domains = Domains::new(domains != 0);
-        let dns = Dns { _object: object, maps, samples, domains, sweeper };
+        let dns = Dns { common: Common::take(object)?, table, events, samples, domains, sweeper };
         Ok((status, Some(Box::new(dns) as Box<dyn Probe>)))
     })
 }
 
-/// Makes the cells that count what finds no room for one of its own: one per label that is bounded by itself.
-fn make_others(object: &mut Ebpf) -> anyhow::Result<()> {
-    let map = object.map_mut("CELLS").context("the object has no map CELLS")?;
-    let mut cells = HashMap::<_, DnsKey, DnsCell>::try_from(map)?;
+/// The cells that count what finds no room for one of its own: one for each mix of the labels that are bounded.
+fn others() -> Vec<DnsKey> {
+    let mut keys = Vec::new();
     for role in [ROLE_CLIENT, ROLE_SERVER] {
         for qtype in 0..QTYPES.len() as u8 {
             for outcome in 0..OUTCOMES as u8 {
-                let key =
-                    DnsKey { workload: workload::OTHER, domain: OTHER, qtype, outcome, role, pad: [0; 5] };
-                cells.insert(key, DnsCell::EMPTY, 0)?;
+                let workload = workload::OTHER;
+                keys.push(DnsKey { workload, domain: OTHER, qtype, outcome, role, pad: [0; 5] });
             }
         }
     }
-    Ok(())
+    keys
 }
 
 /// What a series counts under.
@@ -91,34 +103,37 @@ struct Series {
 }
 
 impl Probe for Dns {
-    fn learn(&mut self, names: &mut Names) {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn learn(&mut self) {
         // Names before counts: a fingerprint in a cell then has its sample in the ring or behind it.
         while let Some(sample) = self.samples.next() {
             self.domains.learn(&sample);
         }
-        self.maps.learn(names);
     }
 
-    fn events(&self) -> [u64; COUNTERS as usize] {
-        let mut sums = self.maps.events.sums();
+    fn accounts(&self) -> Vec<Account> {
+        let mut sums: [u64; COUNTERS as usize] = self.events.sums();
         let swept = self.sweeper.swept();
         sums[SEEN as usize] += swept.strays;
         sums[RECORDED as usize] += swept.lookups;
         sums[(DROPPED + Reason::NoRequest as u32) as usize] += swept.strays;
-        sums
+        vec![Account { probe: "dns", events: sums }]
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { maps, domains, sweeper, .. } = self;
+        let Self { table, domains, sweeper, .. } = self;
         let mut client = Vec::new();
         let mut server = Vec::new();
         let mut sort = |key: &DnsKey, cell: &DnsCell| {
             let DnsKey { workload, domain, qtype, outcome, role, pad: _ } = *key;
-            let domain = domains.name(domain);
+            let Some(domain) = domains.name(domain) else { return };
             let series = Series { identity: names.identity(workload), domain, qtype, outcome };
             if role == ROLE_SERVER { &mut server } else { &mut client }.push((series, *cell));
         };
-        maps.cells.each::<DnsKey, DnsCell>(|key, cell| {
+        table.each::<DnsKey, DnsCell>(|_, key, cell| {
             if cell.duration.count() != 0 {
                 sort(key, cell);
             }

@@ -1,73 +1,27 @@
-//! HTTP requests, server and client side. See `perf-ebpf/src/bin/http.rs`.
+//! HTTP requests, server and client side. See `perf-ebpf/src/bin/l7/http.rs`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{Array, MapData, RingBuf};
-use perf_common::events::COUNTERS;
+use aya::maps::{MapData, RingBuf};
 use perf_common::histogram::Histogram;
-use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, RouteSample, SAMPLE};
+use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN, RouteSample, SAMPLE};
 use perf_common::route;
+use perf_common::workload::OTHER;
 
-use super::{Common, Names, Probe, Start, Started, Write, merged, started};
+use super::{Account, Names, Write, is_over, merged};
 use crate::identity::Identity;
-use crate::object::{self, Hook, HookKind};
+use crate::maps::{Counters, Table};
 use crate::page::{Kind, Page};
 
-/// What both ways share: the end of connections and the arrival of requests.
-const SHARED: [Hook; 2] =
-    [Hook::tracepoint("closing", "inet_sock_set_state"), Hook::tracepoint("arrived", "tcp_rcv_space_adjust")];
-
-const BY_SOCKET: [Hook; 4] = [
-    Hook { program: "sent_more", target: "sock_send_length", kind: HookKind::Tail { array: "SENT_MORE" } },
-    Hook {
-        program: "received_more",
-        target: "sock_recv_length",
-        kind: HookKind::Tail { array: "RECEIVED_MORE" },
-    },
-    Hook::tracepoint("received", "sock_recv_length"),
-    Hook::tracepoint("sent", "sock_send_length"),
-];
-
-/// Before 6.3.
-const BY_DESCRIPTOR: [Hook; 2] = [
-    Hook { program: "returned_more", target: "sys_exit", kind: HookKind::Tail { array: "RETURNED_MORE" } },
-    Hook::tracepoint("returned", "sys_exit"),
-];
-
-/// Connections that are remembered where they are known by their socket's address only.
-const CONNS_BY_ADDR: u32 = 32_768;
-
-struct Http {
-    /// Holds the programs and with them the links.
-    _object: Ebpf,
-    maps: Common,
+/// HTTP's part of the slice.
+pub(super) struct Http {
+    table: Table,
+    events: Counters,
     samples: RingBuf<MapData>,
     routes: Routes,
-}
-
-pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started {
-    started("http", globals, || {
-        let series = config.probes.http.max_series.get();
-        // Room for the `other` cells of each workload beyond the limit.
-        let by_socket = loader.has_tracepoint("sock_send_length");
-        let sizes = [
-            ("CELLS", series + series / 4 + 64),
-            ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR }),
-        ];
-        let mut object = loader.load(object::HTTP, &sizes)?;
-        let mut status = loader.attach("http", &mut object, &SHARED);
-        let calls: &[Hook] = if by_socket { &BY_SOCKET } else { &BY_DESCRIPTOR };
-        status.extend(loader.attach("http", &mut object, calls));
-        let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
-        Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
-        let maps = Common::take(&mut object)?;
-        let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
-        let samples = RingBuf::try_from(samples)?;
-        let http = Http { _object: object, maps, samples, routes: Routes::default() };
-        Ok((status, Some(Box::new(http) as Box<dyn Probe>)))
-    })
 }
 
 /// What a series counts under, whether seen from the server (route) or the client (destination).
@@ -79,28 +33,47 @@ struct Series {
     status: u16,
 }
 
-impl Probe for Http {
-    fn learn(&mut self, names: &mut Names) {
-        // Names before counts: a fingerprint in a cell then has its sample in the ring or behind it.
+impl Http {
+    pub(super) fn prepare(object: &mut Ebpf) -> anyhow::Result<()> {
+        Table::prepare::<_, Histogram>(object, "", &[HttpKey { workload: OTHER, ..HttpKey::default() }])
+    }
+
+    /// Once its programs are loaded, which need the maps to be in the object.
+    pub(super) fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
+        let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
+        Ok(Self {
+            table: Table::take(object, "")?,
+            events: Counters::take(object, "EVENTS")?,
+            samples: RingBuf::try_from(samples)?,
+            routes: Routes::default(),
+        })
+    }
+
+    /// Names before counts: a fingerprint in a cell then has its sample in the ring or behind it.
+    pub(super) fn learn(&mut self) {
         while let Some(sample) = self.samples.next() {
             self.routes.learn(&sample);
         }
-        self.maps.learn(names);
     }
 
-    fn events(&self) -> [u64; COUNTERS as usize] {
-        self.maps.events.sums()
+    pub(super) fn account(&self) -> Account {
+        Account { probe: "http", events: self.events.sums() }
     }
 
-    fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { maps, routes, .. } = self;
+    pub(super) fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        let Self { table, routes, .. } = self;
         let mut server = Vec::new();
         let mut client = Vec::new();
-        maps.cells.each::<HttpKey, Histogram>(|key, histogram| {
+        table.each::<HttpKey, Histogram>(|_, key, histogram| {
             let HttpKey { workload, route_or_peer, status, method, role, pad: _ } = *key;
+            if role == ROLE_UNKNOWN {
+                // The table's first cell, which this slice has no use for: what finds no room is `other` per workload.
+                return;
+            }
             let is_server = role == ROLE_SERVER;
             let route_or_destination =
-                if is_server { routes.name(route_or_peer) } else { names.destination(route_or_peer) };
+                if is_server { routes.name(route_or_peer) } else { Some(names.destination(route_or_peer)) };
+            let Some(route_or_destination) = route_or_destination else { return };
             let series = Series { identity: names.identity(workload), route_or_destination, method, status };
             if is_server { &mut server } else { &mut client }.push((series, *histogram));
         })?;
@@ -173,9 +146,9 @@ impl Side {
 #[derive(Default)]
 struct Routes {
     names: HashMap<u64, String>,
-    /// Fingerprints that were exported as `other` because no sample had come; they stay there, so that `other` never
-    /// falls.
-    unnamed: HashSet<u64>,
+    /// Fingerprints without a sample, and since when. One CPU can count a route while another is about to send its sample
+    /// up, so they are held back for a while; then they are `other`, and stay it, so that `other` never falls.
+    unnamed: HashMap<u64, Instant>,
 }
 
 /// As many as the kernel remembers to have sampled.
@@ -184,9 +157,10 @@ const MAX_ROUTES: usize = 16_384;
 impl Routes {
     fn learn(&mut self, sample: &[u8]) {
         let Some(sample) = read_sample(sample) else { return };
-        if self.names.len() >= MAX_ROUTES || self.unnamed.contains(&sample.route) {
+        if self.names.len() >= MAX_ROUTES || self.unnamed.get(&sample.route).is_some_and(is_over) {
             return;
         }
+        self.unnamed.remove(&sample.route);
         let mut bytes = [0; SAMPLE];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(sample.path) {
             chunk.copy_from_slice(&word.to_le_bytes());
@@ -200,14 +174,17 @@ impl Routes {
         self.names.insert(sample.route, String::from_utf8_lossy(&text).into_owned());
     }
 
-    fn name(&mut self, fingerprint: u64) -> String {
+    /// The text of a fingerprint; none as long as it may still come.
+    fn name(&mut self, fingerprint: u64) -> Option<String> {
         if fingerprint != route::OTHER {
             if let Some(name) = self.names.get(&fingerprint) {
-                return name.clone();
+                return Some(name.clone());
             }
-            self.unnamed.insert(fingerprint);
+            if !is_over(self.unnamed.entry(fingerprint).or_insert_with(Instant::now)) {
+                return None;
+            }
         }
-        "other".to_owned()
+        Some("other".to_owned())
     }
 }
 

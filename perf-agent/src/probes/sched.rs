@@ -3,26 +3,22 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
-use perf_common::events::COUNTERS;
-use perf_common::histogram::Histogram;
 use perf_common::sched::{Running, SchedCell};
 use perf_common::workload::OTHER;
 
-use super::{Common, Names, Probe, Start, Started, make_other, merged, started};
+use super::{Account, Common, Names, Probe, Start, Started, merged, started};
 use crate::identity::Identity;
+use crate::maps::{Counters, Table};
 use crate::object::{self, Hook};
 use crate::page::{Kind, Page};
 
 const HOOKS: [Hook; 1] = [Hook::tracepoint("sched_switch", "sched_switch")];
 
-const ZERO: SchedCell = SchedCell { cpu: 0, voluntary: 0, involuntary: 0, latency: Histogram::EMPTY };
-
 struct Sched {
-    /// Holds the program and with it the link.
-    _object: Ebpf,
-    maps: Common,
+    common: Common,
+    table: Table,
+    events: Counters,
     running: PerCpuArray<MapData, Running>,
     /// CPU seconds as last exported: what is still running is estimated, and an estimate must not make a counter fall.
     exported: BTreeMap<Identity, u64>,
@@ -31,37 +27,50 @@ struct Sched {
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
     started("sched", globals, || {
         let mut object = loader.load(object::SCHED, &[])?;
-        make_other(&mut object, OTHER, ZERO)?;
+        Table::prepare::<_, SchedCell>(&mut object, "", &[OTHER])?;
         let status = loader.attach("sched", &mut object, &HOOKS);
-        let maps = Common::take(&mut object)?;
         let running = object.take_map("RUNNING").context("the object has no map RUNNING")?;
         let running = PerCpuArray::try_from(running)?;
-        let sched = Sched { _object: object, maps, running, exported: BTreeMap::new() };
+        let table = Table::take(&mut object, "")?;
+        let events = Counters::take(&mut object, "EVENTS")?;
+        let sched =
+            Sched { table, events, common: Common::take(object)?, running, exported: BTreeMap::new() };
         Ok((status, Some(Box::new(sched) as Box<dyn Probe>)))
     })
 }
 
 impl Probe for Sched {
-    fn learn(&mut self, names: &mut Names) {
-        self.maps.learn(names);
+    fn common(&self) -> &Common {
+        &self.common
     }
 
-    fn events(&self) -> [u64; COUNTERS as usize] {
-        self.maps.events.sums()
+    fn accounts(&self) -> Vec<Account> {
+        vec![Account { probe: "sched", events: self.events.sums() }]
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        let running = self.running.get(&0, 0).map(|cpus| cpus.to_vec()).unwrap_or_default();
+        let now = monotonic_ns();
         let mut cells = Vec::new();
-        self.maps
-            .cells
-            .each::<u64, SchedCell>(|workload, cell| cells.push((names.identity(*workload), *cell)))?;
+        self.table.each::<u64, SchedCell>(|at, workload, cell| {
+            let mut cell = *cell;
+            // What is on a CPU now: a task alone on its CPU may not be switched out for minutes.
+            for running in running.iter().filter(|running| running.cell == u64::from(at) + 1) {
+                cell.cpu += now.saturating_sub(running.since);
+            }
+            cells.push((names.identity(*workload), cell));
+        })?;
         let mut cells = merged(cells, |into, SchedCell { cpu, voluntary, involuntary, latency }| {
             into.cpu += cpu;
             into.voluntary += voluntary;
             into.involuntary += involuntary;
             into.latency.merge(latency);
         });
-        self.add_running(names, &mut cells);
+        for (identity, cell) in &mut cells {
+            let before = self.exported.entry(identity.clone()).or_default();
+            *before = cell.cpu.max(*before);
+            cell.cpu = *before;
+        }
 
         let mut family = page.family(
             "sched_run_queue_latency_seconds",
@@ -87,25 +96,6 @@ impl Probe for Sched {
             }
         }
         Ok(())
-    }
-}
-
-impl Sched {
-    /// Adds the time of what is on a CPU now: a task alone on its CPU may not be switched out for minutes.
-    fn add_running(&mut self, names: &Names, cells: &mut BTreeMap<Identity, SchedCell>) {
-        if let Ok(cpus) = self.running.get(&0, 0) {
-            let now = monotonic_ns();
-            for running in cpus.iter().filter(|running| running.workload != 0) {
-                if let Some(cell) = cells.get_mut(&names.identity(running.workload)) {
-                    cell.cpu += now.saturating_sub(running.since);
-                }
-            }
-        }
-        for (identity, cell) in cells {
-            let before = self.exported.entry(identity.clone()).or_default();
-            *before = cell.cpu.max(*before);
-            cell.cpu = *before;
-        }
     }
 }
 

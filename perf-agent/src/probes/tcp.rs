@@ -1,14 +1,12 @@
 //! Connections: opened, accepted, failed, closed, reset, and what was sent twice. See `perf-ebpf/src/bin/tcp.rs`.
 
-use aya::Ebpf;
-use perf_common::events::COUNTERS;
-use perf_common::histogram::Histogram;
 use perf_common::peer::CLASS_OTHER;
 use perf_common::tcp::{CONNECT_RESULTS, TcpCell, TcpKey};
 use perf_common::workload::OTHER;
 
-use super::{Common, Names, Probe, Start, Started, Write, make_other, merged, started};
+use super::{Account, Common, Names, Probe, Start, Started, Write, merged, started};
 use crate::identity::Identity;
+use crate::maps::{Counters, Table};
 use crate::object::{self, Hook, HookKind};
 use crate::page::{Kind, Page};
 
@@ -25,47 +23,38 @@ const HOOKS: [Hook; 5] = [
 /// Sockets that are remembered where they cannot carry their state themselves (5.10).
 const SOCKETS_BY_ADDR: u32 = 65_536;
 
-const ZERO: TcpCell = TcpCell {
-    connects: [0; CONNECT_RESULTS.len()],
-    accepts: 0,
-    opened: 0,
-    closed: 0,
-    retransmits: 0,
-    resets_sent: 0,
-    resets_received: 0,
-    connect: Histogram::EMPTY,
-    lifetime: Histogram::EMPTY,
-};
-
 struct Tcp {
-    /// Holds the programs and with them the links.
-    _object: Ebpf,
-    maps: Common,
+    common: Common,
+    table: Table,
+    events: Counters,
 }
 
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
     started("tcp", globals, || {
         let by_address = if loader.has_socket_storage() { 1 } else { SOCKETS_BY_ADDR };
         let mut object = loader.load(object::TCP, &[("SOCKETS_BY_ADDR", by_address)])?;
-        make_other(&mut object, TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) }, ZERO)?;
+        let other = TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) };
+        Table::prepare::<_, TcpCell>(&mut object, "", &[other])?;
         let status = loader.attach("tcp", &mut object, &HOOKS);
-        let maps = Common::take(&mut object)?;
-        Ok((status, Some(Box::new(Tcp { _object: object, maps }) as Box<dyn Probe>)))
+        let table = Table::take(&mut object, "")?;
+        let events = Counters::take(&mut object, "EVENTS")?;
+        let tcp = Tcp { table, events, common: Common::take(object)? };
+        Ok((status, Some(Box::new(tcp) as Box<dyn Probe>)))
     })
 }
 
 impl Probe for Tcp {
-    fn learn(&mut self, names: &mut Names) {
-        self.maps.learn(names);
+    fn common(&self) -> &Common {
+        &self.common
     }
 
-    fn events(&self) -> [u64; COUNTERS as usize] {
-        self.maps.events.sums()
+    fn accounts(&self) -> Vec<Account> {
+        vec![Account { probe: "tcp", events: self.events.sums() }]
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let mut cells = Vec::new();
-        self.maps.cells.each::<TcpKey, TcpCell>(|key, cell| {
+        self.table.each::<TcpKey, TcpCell>(|_, key, cell| {
             cells.push(((names.identity(key.workload), names.destination(key.peer)), *cell));
         })?;
         let cells = merged(cells, merge);

@@ -7,7 +7,7 @@ mod lines;
 mod number;
 
 use super::{Half, Method};
-use crate::bytes::{WINDOW, Window, find, first, low, lower, text};
+use crate::bytes::{WINDOW, Window, find, first, low, lower, meet, text, within};
 use crate::route::{Path, Read};
 use lines::{
     AT_LINE_START, BAD_VERSION, EMPTY_LINE, IN_FIRST_LINE, IN_TRAILERS, IS_REQUEST, SAW_CHUNKED, Scan,
@@ -64,8 +64,8 @@ pub const TURNED: u8 = 32;
 
 /// The longest line that tells a chunk's size, extensions included.
 const CHUNK_LINE: usize = 64;
-/// As much of a path as tells its route; what is behind it does not count.
-const MAX_PATH: usize = 256;
+/// As much of a path as tells its route, in steps of up to eight bytes of a segment; what is behind does not count.
+const PATH_STEPS: usize = 64;
 /// The longest authority of an absolute-form target: 256 bytes, as a host name and a port can have.
 const AUTHORITY_WORDS: usize = 32;
 /// Lengths above this (an exbibyte) are taken for it, so that sums cannot overflow.
@@ -116,8 +116,8 @@ pub fn skip(half: &mut Half, rest: u32) -> Skipped {
 
 /// One pass over a window: what goes in, what comes out, and what the stages hand on.
 ///
-/// The three stages are functions of their own to the verifier, which walks through each once and not once for every way
-/// that leads there; what they share is in a map, where it knows nothing of it.
+/// What the stages share is in a map, where the verifier knows nothing of it: it walks through each stage once, and not once
+/// for every way that leads there.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Pass {
@@ -155,56 +155,57 @@ impl Pass {
             Scan { pos: 0, line_start: 0, length_at: 0, flags: if is_request { IS_REQUEST } else { 0 } };
     }
 
-    /// All stages in a row.
+    /// The whole pass.
+    #[inline(always)]
     pub fn run(&mut self, window: &Window) {
-        let more = if self.starts_request() {
-            self.method(window) && self.authority(window) && self.path(window)
-        } else {
-            self.other(window)
-        };
+        let more = self.begin(window);
+        meet();
         if more {
-            self.scan(window);
+            self.lines(window);
+            meet();
             self.finish(window);
         }
     }
 
-    /// Whether a request line comes next: [`Pass::method`], [`Pass::authority`] and [`Pass::path`] are the
-    /// first stage then, else [`Pass::other`].
+    /// First stage: a request line, or what else can come. Whether there is more to do in this pass.
     #[inline(always)]
-    pub fn starts_request(&self) -> bool {
-        self.half.state == State::Start as u8 && self.scan.is(IS_REQUEST)
+    pub fn begin(&mut self, window: &Window) -> bool {
+        if self.half.state == State::Start as u8 && self.scan.is(IS_REQUEST) {
+            self.request(window)
+        } else {
+            self.other(window)
+        }
     }
 
-    /// First stage of a request: its method. Whether there is more to do in this pass.
+    /// Second stage: finds the lines of the head, or of what is there of it.
     #[inline(always)]
-    pub fn method(&mut self, window: &Window) -> bool {
-        let begun = method(&mut self.out, window, self.len as usize);
-        self.begun(&begun)
+    pub fn lines(&mut self, window: &Window) {
+        scan_lines(&mut self.scan, window, self.len as usize);
     }
 
-    /// First stage of a request: the way to the path of an absolute-form target.
+    /// A request's method and path.
     #[inline(always)]
-    pub fn authority(&mut self, window: &Window) -> bool {
-        let pos = self.scan.pos as usize;
+    fn request(&mut self, window: &Window) -> bool {
+        let len = self.len as usize;
+        let begun = method(&mut self.out, window, len);
+        let Begun::At(pos) = begun else { return self.begun(&begun) };
+        let mut pos = window.forget(pos as u64) as usize;
+        // Every compare with the length above has left another bound on it.
+        let len = window.forget(len as u64) as usize;
         // A path, `*`, or an authority: of what remains only the absolute form has its path elsewhere.
         let target = window.byte(pos);
-        if target == b'/' || target == b'*' || self.out.method == Method::Connect as u8 {
-            return true;
+        if target != b'/' && target != b'*' && self.out.method != Method::Connect as u8 {
+            let begun = authority_end(window, pos, len);
+            let Begun::At(path) = begun else { return self.begun(&begun) };
+            pos = window.forget(path as u64) as usize;
         }
-        let begun = authority_end(window, pos, self.len as usize);
+        let begun = path(&mut self.out, window, pos, len);
         self.begun(&begun)
     }
 
-    /// First stage of a request: its path.
+    /// A status line, a chunk's size, or the middle of a head.
     #[inline(always)]
-    pub fn path(&mut self, window: &Window) -> bool {
-        let begun = path(&mut self.out, window, self.scan.pos as usize, self.len as usize);
-        self.begun(&begun)
-    }
-
-    /// First stage: a status line, a chunk's size, or the middle of a head.
-    #[inline(always)]
-    pub fn other(&mut self, window: &Window) -> bool {
+    fn other(&mut self, window: &Window) -> bool {
         let state = self.half.state;
         if state == State::Start as u8 {
             let begun = status_line(&mut self.out, window, self.len as usize);
@@ -262,13 +263,7 @@ impl Pass {
         true
     }
 
-    /// Second stage: finds the lines of the head, or of what is there of it.
-    #[inline(always)]
-    pub fn scan(&mut self, window: &Window) {
-        scan_lines(&mut self.scan, window, self.len as usize);
-    }
-
-    /// Third stage: what the head means for the body.
+    /// Last stage: what the head means for the body.
     #[inline(always)]
     pub fn finish(&mut self, window: &Window) {
         let Self { half, len, reach, answered, out, scan } = self;
@@ -401,7 +396,7 @@ fn method(out: &mut Parsed, window: &Window, len: usize) -> Begun {
     } else if word & low(6) == text(b"TRACE ") {
         (Method::Trace, 6)
     } else {
-        if len >= 2 && word & low(2) == 0x0316 || len >= 8 && word == text(b"PRI * HT") {
+        if len >= 3 && is_tls(word) || len >= 8 && word == text(b"PRI * HT") {
             out.found |= FOREIGN;
             return Begun::Bad;
         }
@@ -422,26 +417,46 @@ fn method(out: &mut Parsed, window: &Window, len: usize) -> Begun {
     Begun::At(pos)
 }
 
+/// A TLS handshake record of any version: `16 03 01` to `16 03 04`. With a third byte of 0 it would be the length of a
+/// `MySQL` packet.
+#[inline(always)]
+const fn is_tls(word: u64) -> bool {
+    let version = word >> 16 & 0xff;
+    word & low(2) == 0x0316 && version >= 1 && version <= 4
+}
+
 /// The path of a request line, from `from` on. The version is checked where the line ends.
 #[inline(always)]
 fn path(out: &mut Parsed, window: &Window, from: usize, len: usize) -> Begun {
     let mut pos = from;
     let mut path = Path::start(window.forget(0));
     let mut ended = false;
-    for _ in 0..MAX_PATH {
+    let mut steps = 0;
+    loop {
+        let left = len.wrapping_sub(pos) as u64;
         if pos >= len {
             break;
         }
-        if path.read(window.byte(pos)) == Read::End {
-            ended = true;
+        // What lies behind the window's end reads as zeros, which end a path.
+        let word = window.word(pos) & within(if left < 8 { left } else { 8 }, 0);
+        let inside = path.segment(word);
+        pos = window.forget(pos as u64 + inside) as usize;
+        if inside < 8 {
+            if path.stop(window.byte(pos)) == Read::End {
+                ended = true;
+                break;
+            }
+            pos += 1;
+        }
+        steps += 1;
+        if steps == PATH_STEPS {
             break;
         }
-        pos = window.forget(pos as u64 + 1) as usize;
     }
-    let ended = window.forget(u64::from(ended)) != 0;
-    if !ended && len < WINDOW && pos < from + MAX_PATH {
+    if pos >= len && len < WINDOW {
         return Begun::Cut;
     }
+    let ended = window.forget(u64::from(ended)) != 0 && pos < len;
     if ended {
         let end = window.byte(pos);
         if end != b' ' && end != b'?' && end != b'#' {

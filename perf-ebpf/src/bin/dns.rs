@@ -2,12 +2,13 @@
 //!
 //! Hooks: `tp_btf/sock_send_length` and `tp_btf/sock_recv_length` fire for each message, also of `sendmmsg` and `recvmmsg`,
 //! and carry socket and length; the bytes come from the registers of the system call. Before 6.3, `tp_btf/sys_exit`
-//! stands in for both.
+//! stands in for both. Where the programs of `l7` are on these hooks, they pass on what is for this slice by a tail call, so
+//! that a call of TCP's runs one program; else these are attached themselves.
 //! Maps: `FLIGHTS` (socket, id and role → the lookups that wait) and `EARLY` (answers that wait for their queries), of which
-//! user space sweeps what waits too long, `HEARD_AT` (when servers here read their queries), `CELLS` (workload,
+//! user space sweeps what waits too long, `HEARD_AT` (when servers here read their queries), the table (workload,
 //! domain, type and outcome → histogram), `STREAMS` (TCP socket and direction → framing), `WATCH` (what kind of traffic a UDP
 //! socket has), `BATCH` (thread → how far its `sendmmsg` is), `DOMAINS` (fingerprints with a name) and `SAMPLES` (the
-//! name of a new one), `WORKLOADS`, `EVENTS`, `WORK` (scratch of one thread on one CPU).
+//! name of a new one), `WORK` (scratch of one thread on one CPU).
 //! Metrics: `dns_lookups_total`, `dns_lookup_duration_seconds`, `dns_lookup_timeouts_total`, `dns_lookup_retransmits_total`,
 //! `dns_server_queries_total`, `dns_server_query_duration_seconds`, `dns_server_unanswered_total`.
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit`.
@@ -31,21 +32,18 @@ use perf_common::dns::flight::{Early, EarlyKey, Flight, FlightKey, HEARD, Heard,
 use perf_common::dns::stream::Stream;
 use perf_common::dns::{DnsCell, DnsKey, HEAD, Message, NameSample};
 use perf_common::events::Reason;
-use perf_common::http::Direction;
-use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
-use perf_common::workload::Workload;
-use perf_ebpf::count::{EVENT_COUNTERS, Events};
+use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets};
+use perf_common::l7::Direction;
+use perf_ebpf::count::Events;
 use perf_ebpf::kernel::Ptr;
-use perf_ebpf::socket::{self, AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use perf_ebpf::socket::{self, AF_INET, AF_INET6, DNS_PORT, IPPROTO_TCP, IPPROTO_UDP};
 use perf_ebpf::syscall::{self, Call as Syscall, Payload, Shape};
-use perf_ebpf::who::{self, MAX_WORKLOADS};
-use perf_ebpf::{get, unset};
+use perf_ebpf::{get, unset, who};
 use stages::{advance, datagram};
 
 perf_ebpf::program!();
+perf_ebpf::slice!(DnsKey => DnsCell, 4096);
 
-#[unsafe(no_mangle)]
-static TASK: Global<TaskOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static SOCK: Global<SockOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
@@ -64,10 +62,6 @@ static FLIGHT_ZERO: PerCpuArray<Flight> = PerCpuArray::with_max_entries(1, 0);
 static EARLY: HashMap<EarlyKey, Early> = HashMap::with_max_entries(4096, 0);
 #[map]
 static HEARD_AT: Array<Heard> = Array::with_max_entries(HEARD, 0);
-#[map]
-static CELLS: HashMap<DnsKey, DnsCell> = HashMap::with_max_entries(4096, 0);
-#[map]
-static CELL_ZERO: PerCpuArray<DnsCell> = PerCpuArray::with_max_entries(1, 0);
 /// The longest unused go first when there are too many; such a connection is not followed any more.
 #[map]
 static STREAMS: LruHashMap<StreamKey, Lane> = LruHashMap::with_max_entries(1024, 0);
@@ -81,10 +75,6 @@ static BATCH: LruHashMap<u32, Batch> = LruHashMap::with_max_entries(1024, 0);
 static DOMAINS: HashMap<u64, u64> = HashMap::with_max_entries(1, 0);
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
-#[map]
-static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOADS, 0);
-#[map]
-static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
 /// 1 once both directions are attached: a query whose answer nobody watches would time out.
 #[map]
 static ARMED: Array<u32> = Array::with_max_entries(1, 0);
@@ -157,7 +147,6 @@ struct Batch {
     next: u64,
 }
 
-const DNS_PORT: u16 = 53;
 const MSG_PEEK: i32 = 0x02;
 const MSG_ERRQUEUE: i32 = 0x2000;
 /// How many messages of one call are looked at where the call's end is the hook.
@@ -288,7 +277,7 @@ fn messages(work: &mut Work, vector: u64, count: u32) {
     }
     if count > MAX_BATCH && known != 0 {
         let events = Events(&EVENTS);
-        events.seen_many(count - MAX_BATCH);
+        events.seen_many(u64::from(count - MAX_BATCH));
         events.dropped(Reason::Opaque, count - MAX_BATCH);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask bench overhead` attaches this object; the agent does not hold it.
 //!
-//! Hooks: those of `http`, `dns`, `tcp` and `sched`, as often as they have them.
+//! Hooks: those of `http`, `tcp` and `sched`, as often as they have them.
 //! Maps: none.
 //! Metrics: none.
 //! Needs: nothing.
@@ -15,7 +15,7 @@ use aya_ebpf::programs::BtfTracePointContext;
 
 perf_ebpf::program!();
 
-/// One function and one program per hook: a program attaches once, and some of them share one.
+/// One function and one program per hook: a program attaches once, and two of them share `inet_sock_set_state`.
 macro_rules! empty {
     ($($program:ident: $hook:literal),+ $(,)?) => {$(
         #[btf_tracepoint(function = $hook)]
@@ -28,8 +28,6 @@ macro_rules! empty {
 empty! {
     floor_sent: "sock_send_length",
     floor_received: "sock_recv_length",
-    floor_dns_sent: "sock_send_length",
-    floor_dns_recv: "sock_recv_length",
     floor_arrived: "tcp_rcv_space_adjust",
     floor_closing: "inet_sock_set_state",
     floor_state: "inet_sock_set_state",

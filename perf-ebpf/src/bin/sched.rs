@@ -2,7 +2,7 @@
 //!
 //! Hooks: `tp_btf/sched_switch`, alone: `sched_info.last_queued` of the next task and its run queue's clock tell how long
 //! it waited, so no hook at wake-up is needed.
-//! Maps: `CELLS` (workload → [`SchedCell`]), `WORKLOADS` (its name), `RUNNING` (what each CPU runs now), `EVENTS`.
+//! Maps: a table of [`SchedCell`] by workload, `RUNNING` (what each CPU runs now).
 //! Metrics: `sched_run_queue_latency_seconds`, `sched_cpu_seconds_total`, `sched_context_switches_total`.
 //! Needs: `sched_info` (SCHEDSTATS or delay accounting on 5.10), group scheduling (`sched_entity.cfs_rq`).
 #![no_std]
@@ -12,34 +12,24 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::BtfTracePointContext;
 use perf_common::events::Reason;
-use perf_common::kernel::{SchedOffsets, TaskOffsets};
+use perf_common::kernel::SchedOffsets;
 use perf_common::sched::{Running, SchedCell};
-use perf_common::workload::{OTHER, Workload};
-use perf_ebpf::count::{EVENT_COUNTERS, Events, add, get_or_insert, observe};
+use perf_common::workload::OTHER;
+use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
-use perf_ebpf::who::{self, MAX_WORKLOADS};
-use perf_ebpf::{get, unset};
+use perf_ebpf::{get, unset, who};
 
 perf_ebpf::program!();
+perf_ebpf::slice!(u64 => SchedCell, 4096);
 
-#[unsafe(no_mangle)]
-static TASK: Global<TaskOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static SCHED: Global<SchedOffsets> = Global::new(unset());
 
 #[map]
-static CELLS: HashMap<u64, SchedCell> = HashMap::with_max_entries(4096, 0);
-#[map]
-static CELL_ZERO: PerCpuArray<SchedCell> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOADS, 0);
-#[map]
 static RUNNING: PerCpuArray<Running> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
 
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch(ctx: BtfTracePointContext) -> i32 {
@@ -56,8 +46,8 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
 
-    if running.workload != 0
-        && let Some(cell) = CELLS.get_ptr_mut(running.workload)
+    if running.cell != 0
+        && let Some(cell) = TABLE.at((running.cell - 1) as u32)
     {
         let state: u64 =
             if sched_at.has_prev_state != 0 { ctx.arg::<u64>(3) } else { prev.load::<u64>(sched_at.state) }
@@ -75,40 +65,29 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     }
 
     running.since = now;
-    running.workload = 0;
+    running.cell = 0;
     let pid: u32 = next.load(task_at.pid);
     if pid == 0 {
         return 0;
     }
     let events = Events(&EVENTS);
-    events.seen();
+    events.seen_alone();
     let workload = who::workload(next, task_at);
     let id = workload.id();
-    let mut running_as = id;
-    let mut cell = CELLS.get_ptr_mut(id);
-    if cell.is_none() {
-        cell = match get_or_insert(&CELLS, &id, &CELL_ZERO) {
-            Some((cell, _)) => {
-                who::announce(&WORKLOADS, id, &workload);
-                Some(cell)
-            }
-            None => {
-                running_as = OTHER;
-                CELLS.get_ptr_mut(OTHER)
-            }
-        };
-    }
-    let Some(cell) = cell else {
+    let Some(cell) = TABLE.find_or(&id, &OTHER) else {
         events.dropped(Reason::MapFull, 1);
         return 0;
     };
-    running.workload = running_as;
-    events.recorded();
+    if cell.new {
+        who::announce(&WORKLOADS, id, &workload);
+    }
+    running.cell = u64::from(cell.at) + 1;
+    events.recorded_alone();
     let queued: u64 = next.load(sched_at.last_queued);
     if queued != 0 {
         let clock: u64 = next.follow(sched_at.cfs_rq).follow(sched_at.rq).load(sched_at.rq_clock);
         // SAFETY: a live map value.
-        observe(unsafe { &raw mut (*cell).latency }, clock.saturating_sub(queued));
+        observe(unsafe { &raw mut (*cell.value).latency }, clock.saturating_sub(queued));
     }
     0
 }

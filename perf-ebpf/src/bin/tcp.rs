@@ -3,9 +3,9 @@
 //! Hooks: `tp_btf/inet_sock_set_state` for everything in a connection's life; `tp_btf/tcp_retransmit_skb`,
 //! `tp_btf/tcp_retransmit_synack`, `tp_btf/tcp_send_reset`, `tp_btf/tcp_receive_reset`. `iter/task_file` runs at start, for
 //! the sockets that were open before: listeners first, then connections.
-//! Maps: `CELLS` (workload and peer → [`TcpCell`]), `SOCKETS` (socket → [`TcpSocket`]; `SOCKETS_BY_ADDR` on 5.10),
+//! Maps: a table of [`TcpCell`] by workload and peer, `SOCKETS` (socket → [`TcpSocket`]; `SOCKETS_BY_ADDR` on 5.10),
 //! `LISTENERS` (namespace and port → workload: a connection arrives in interrupt context, where nobody owns it),
-//! `WORKLOADS`, `PEERS`, `EVENTS`.
+//! `PEERS`.
 //! Metrics: `tcp_connect_duration_seconds`, `tcp_connects_total`, `tcp_accepts_total`, `tcp_connections`,
 //! `tcp_connection_duration_seconds`, `tcp_retransmits_total`, `tcp_resets_total`.
 //! Needs: nothing newer than 5.10; sockets from before the start are only known from 5.11 on (`bpf_sock_from_file`).
@@ -23,29 +23,23 @@ use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::BtfTracePointContext;
 use perf_common::events::Reason;
-use perf_common::kernel::{SockOffsets, TaskOffsets};
+use perf_common::kernel::SockOffsets;
 use perf_common::peer::{CLASS_OTHER, Peer};
 use perf_common::tcp::{
     ConnectResult, Listener, PHASE_CLOSED, PHASE_CONNECTING, PHASE_OPEN, TcpCell, TcpKey, TcpSocket,
 };
-use perf_common::workload::{OTHER, UNKNOWN, Workload};
-use perf_ebpf::count::{EVENT_COUNTERS, Events, add, cell, observe};
+use perf_common::workload::{OTHER, UNKNOWN};
+use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
-use perf_ebpf::who::{self, MAX_WORKLOADS};
-use perf_ebpf::{get, unset};
+use perf_ebpf::{get, unset, who};
 
 perf_ebpf::program!();
+perf_ebpf::slice!(TcpKey => TcpCell, 4096);
 
-#[unsafe(no_mangle)]
-static TASK: Global<TaskOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static SOCK: Global<SockOffsets> = Global::new(unset());
 
-#[map]
-static CELLS: HashMap<TcpKey, TcpCell> = HashMap::with_max_entries(4096, 0);
-#[map]
-static CELL_ZERO: PerCpuArray<TcpCell> = PerCpuArray::with_max_entries(1, 0);
 #[btf_map]
 static SOCKETS: SkStorage<TcpSocket> = SkStorage::new();
 #[map]
@@ -55,11 +49,7 @@ static SOCKET_ZERO: PerCpuArray<TcpSocket> = PerCpuArray::with_max_entries(1, 0)
 #[map]
 static LISTENERS: LruHashMap<Listener, u64> = LruHashMap::with_max_entries(8192, 0);
 #[map]
-static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOADS, 0);
-#[map]
 static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
-#[map]
-static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
 
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_SYN_SENT: i32 = 2;
@@ -273,9 +263,9 @@ fn count(key: &TcpKey, record: impl Fn(*mut TcpCell)) {
     events.seen();
     let other = TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) };
     let key = *key;
-    match cell(&CELLS, &key, &other, &CELL_ZERO) {
+    match TABLE.find_or(&key, &other) {
         Some(cell) => {
-            record(cell);
+            record(cell.value);
             events.recorded();
         }
         None => events.dropped(Reason::MapFull, 1),

@@ -8,11 +8,9 @@ use aya::programs::BtfTracePoint;
 use aya::{Btf, Ebpf};
 
 /// Each program of perf-ebpf/src/bin/floor.rs with its tracepoint.
-const HOOKS: [(&str, &str); 11] = [
+const HOOKS: [(&str, &str); 9] = [
     ("floor_sent", "sock_send_length"),
     ("floor_received", "sock_recv_length"),
-    ("floor_dns_sent", "sock_send_length"),
-    ("floor_dns_recv", "sock_recv_length"),
     ("floor_arrived", "tcp_rcv_space_adjust"),
     ("floor_closing", "inet_sock_set_state"),
     ("floor_state", "inet_sock_set_state"),

@@ -14,7 +14,7 @@ use perf_common::dns::flight::{Early, EarlyKey, Ended, Event, Flight, FlightKey,
 use perf_common::dns::{DnsCell, DnsKey, OTHER};
 use perf_common::events::Reason;
 
-use crate::maps::HashReader;
+use crate::maps::MapReader;
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Workloads that time out are few; whatever goes beyond counts under `other`.
@@ -48,14 +48,14 @@ struct Waiting {
 
 /// A map to be read in batches and changed by the entry.
 struct Both<K, V> {
-    reader: HashReader,
+    reader: MapReader,
     map: HashMap<MapData, K, V>,
 }
 
 impl<K: Pod, V: Pod> Both<K, V> {
     fn take(object: &mut Ebpf, name: &str) -> anyhow::Result<Self> {
         let map = object.take_map(name).with_context(|| format!("the object has no map {name}"))?;
-        let reader = HashReader::of(&map).with_context(|| format!("{name} is no hash map"))??;
+        let reader = MapReader::of(&map).with_context(|| format!("{name} cannot be read whole"))??;
         Ok(Self { reader, map: HashMap::try_from(map)? })
     }
 

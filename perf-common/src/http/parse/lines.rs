@@ -1,10 +1,9 @@
 //! The lines of a head: where they end, and the two of them that frame a message.
 
-use crate::bytes::{Window, find, first, low, lower, text};
+use crate::bytes::{Place, SLACK, Window, find, first, low, lower, may_hold, text};
 
-/// Lines per pass, and words of a line per step of it; what is left over is read in the next pass.
-const LINES: usize = 32;
-const WORDS: usize = 16;
+/// Steps per pass, each to the end of a line or [`SLACK`] bytes along it; what is left over is read in the next pass.
+const STEPS: usize = 32;
 
 /// Where the scan for lines stands, and what it found. Flags in one number, so that one [`Window::forget`] covers them.
 #[repr(C)]
@@ -69,46 +68,64 @@ pub(super) fn scan_lines(scan: &mut Scan, window: &Window, len: usize) {
             }
             flags = window.forget((flags | header(window, at, word)) & !AT_LINE_START);
         }
-        let mut pos = at;
-        let mut newlines = 0;
-        for _ in 0..WORDS {
-            newlines = find(window.word(pos), b'\n');
-            if newlines != 0 {
-                break;
-            }
-            pos += 8;
-        }
-        at = window.forget(pos as u64) as usize;
-        let end = at + if newlines == 0 { 0 } else { first(newlines) };
+        // One number for both answers, so that the ways out of the search are one way again.
+        let found = window.forget(line_end(window.from(at)) + 2 * at as u64);
+        let end = (found >> 1) as usize;
         if end >= len {
             break;
         }
-        if newlines != 0 {
-            let text_end = end - usize::from(window.byte(end.wrapping_sub(1)) == b'\r');
-            if flags & IN_FIRST_LINE != 0 && flags & IS_REQUEST != 0 && !ends_in_version(window, text_end) {
-                flags |= BAD_VERSION;
-                break;
-            }
-            if flags & LENGTH != 0 {
-                length_at = line_start + 15;
-            }
-            if flags & TRANSFER != 0 {
-                flags &= !SAW_CHUNKED;
-                if lower(window.word(text_end.wrapping_sub(7))) & low(7) == text(b"chunked") {
-                    flags |= SAW_CHUNKED;
+        if found & 1 != 0 {
+            if flags & (IN_FIRST_LINE | LENGTH | TRANSFER) != 0 {
+                let text_end = end - usize::from(window.byte(end.wrapping_sub(1)) == b'\r');
+                if flags & IN_FIRST_LINE != 0 && flags & IS_REQUEST != 0 && !ends_in_version(window, text_end)
+                {
+                    flags |= BAD_VERSION;
+                    break;
+                }
+                if flags & LENGTH != 0 {
+                    length_at = line_start + 15;
+                }
+                if flags & TRANSFER != 0 {
+                    flags &= !SAW_CHUNKED;
+                    if lower(window.word(text_end.wrapping_sub(7))) & low(7) == text(b"chunked") {
+                        flags |= SAW_CHUNKED;
+                    }
                 }
             }
-            flags = window.forget(flags & KEPT | AT_LINE_START);
-            length_at = window.forget(length_at as u64) as usize;
-            at = window.forget(end as u64 + 1) as usize;
-            line_start = at;
+            flags = flags & KEPT | AT_LINE_START;
+            line_start = end + 1;
+            at = line_start;
+        } else {
+            at = end;
         }
+        flags = window.forget(flags);
+        length_at = window.forget(length_at as u64) as usize;
+        line_start = window.forget(line_start as u64) as usize;
+        at = window.forget(at as u64) as usize;
         steps += 1;
-        if steps == LINES {
+        if steps == STEPS {
             break;
         }
     }
     *scan = Scan { pos: at as u64, line_start: line_start as u64, length_at: length_at as u64, flags };
+}
+
+/// Looks for a line end in the next [`SLACK`] bytes: how far ahead it is, times two, plus one; or, without one, how far ahead
+/// to look on, times two.
+#[inline(always)]
+fn line_end(place: Place<'_>) -> u64 {
+    // Written out, because one bound then serves eight loads.
+    macro_rules! look {
+        ($($offset:literal)*) => {$(
+            let word = place.word::<$offset>();
+            if may_hold(word, b'\n') {
+                let newlines = find(word, b'\n');
+                return if newlines == 0 { 2 * $offset + 16 } else { 2 * ($offset + first(newlines) as u64) + 1 };
+            }
+        )*};
+    }
+    look!(0 8 16 24 32 40 48 56);
+    2 * SLACK as u64
 }
 
 /// Whether the line at `at` is one of the two headers that frame a message.

@@ -1,4 +1,4 @@
-//! The steps of a message that are functions of their own to the verifier; see `http/stages.rs`. They find their data in
+//! The steps of a message that are functions of their own to the verifier; see `l7/postgres/stages.rs`. They find their data in
 //! `WORK`.
 
 use core::ffi::c_void;
@@ -19,8 +19,8 @@ use perf_ebpf::count::{Events, add, contains, get_or_insert, observe};
 use perf_ebpf::{get, who};
 
 use super::{
-    CARRY_WORDS, CELL_ZERO, CELLS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO,
-    MAX_DOMAINS, SAMPLES, STREAMS, StreamKey, TASK, WORKLOADS, Work, work,
+    CARRY_WORDS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO, MAX_DOMAINS, SAMPLES,
+    STREAMS, StreamKey, TABLE, TASK, WORKLOADS, Work, work,
 };
 
 /// How many pieces of memory one message is gathered from.
@@ -302,22 +302,17 @@ pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) ->
         key.domain = domain(name, u64::from(key.outcome));
     }
     let events = Events(&EVENTS);
-    let mut cell = get_or_insert(&CELLS, &key, &CELL_ZERO);
-    if cell.is_none() {
-        key.domain = OTHER;
-        key.workload = workload::OTHER;
-        cell = CELLS.get_ptr_mut(key).map(|cell| (cell, false));
-    }
-    let Some((cell, _)) = cell else {
+    let other = DnsKey { workload: workload::OTHER, domain: OTHER, ..key };
+    let Some(cell) = TABLE.find_or(&key, &other) else {
         events.dropped(Reason::MapFull, 1);
         return 0;
     };
     // SAFETY: fields of a live element.
     unsafe {
         if rest >> 32 != 0 {
-            add(&raw mut (*cell).retransmits, rest >> 32);
+            add(&raw mut (*cell.value).retransmits, rest >> 32);
         }
-        observe(&raw mut (*cell).duration, ns);
+        observe(&raw mut (*cell.value).duration, ns);
     }
     events.recorded();
     0

@@ -1,21 +1,28 @@
-//! HTTP/1.x requests, server and client side, counted where they happen.
+//! Requests of the protocols above TCP, server and client side, counted where they happen.
+//!
+//! Every socket call comes by here once, finds its connection, and goes on to the program of the protocol that the
+//! connection speaks; HTTP, the most frequent, follows in the same program. A connection whose protocol nobody knows yet is
+//! tried as HTTP, and offered to those of the others whose messages can begin as its bytes do. What may be DNS goes on to the
+//! programs of that slice's own object before anything else is done for it: another program on the same hooks would cost
+//! every call more than all that is done here until then.
 //!
 //! Hooks: `tp_btf/sock_send_length` and `tp_btf/sock_recv_length` carry socket and length; the payload comes from the
 //! registers of the system call. `tp_btf/tcp_rcv_space_adjust` fires just before and still knows when the packet arrived:
 //! a server's request begins there, not when the program gets round to reading it. `tp_btf/inet_sock_set_state` ends
 //! what only the connection's end ends.
-//! Maps: `CONNS` (socket → state), `CARRY` (socket and direction → a cut line), `CELLS` (workload, route or peer, method, status →
-//! histogram), `ROUTES` (fingerprints with a name) and `SAMPLES` (the text that names a new one), `WORKLOADS`, `PEERS`,
-//! `EVENTS`, `WORK` and `ARRIVAL` (scratch of one CPU).
-//! Metrics: `http_requests_total`, `http_request_duration_seconds`, `http_client_requests_total`,
-//! `http_client_request_duration_seconds`.
+//! Maps: `CONNS` (socket → state), `PEERS`, `WORK` and `ARRIVAL` (scratch of one CPU), and those of each protocol.
+//! Metrics: those of each protocol.
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit` stands in for them.
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
 
-#[path = "http/stages.rs"]
-mod stages;
+#[path = "l7/http.rs"]
+mod http;
+#[path = "l7/postgres.rs"]
+mod postgres;
+#[path = "l7/redis.rs"]
+mod redis;
 
 use core::ffi::c_void;
 
@@ -23,44 +30,34 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::BtfTracePointContext;
-use perf_common::bytes::{WINDOW, Window};
-use perf_common::events::Reason;
-use perf_common::histogram::Histogram;
-use perf_common::http::{
-    Call, Conn, Direction, Exchange, Half, HttpKey, Io, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
-    RouteSample,
-    parse::{Parsed, Pass},
-    step,
-};
+use perf_common::bytes::Window;
+use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
+use perf_common::l7::{
+    Call, DNS, Direction, HTTP, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, REDIS, ROLE_CLIENT, ROLE_OPAQUE,
+    ROLE_SERVER, ROLE_UNKNOWN,
+};
 use perf_common::peer::Peer;
-use perf_common::workload::Workload;
-use perf_ebpf::count::{EVENT_COUNTERS, Events};
+use perf_common::postgres::block::Block;
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
-use perf_ebpf::syscall::{Call as Syscall, Payload};
-use perf_ebpf::who::{self, MAX_WORKLOADS};
-use perf_ebpf::{get, unset};
-use stages::{
-    load_carry, name_route, parse_authority, parse_end, parse_lines, parse_method, parse_other, parse_path,
-    read_payload, record, save_carry,
-};
+use perf_ebpf::syscall::{Call as Syscall, Payload, Shape};
+use perf_ebpf::{get, unset, who};
 
 perf_ebpf::program!();
+perf_ebpf::slice!();
 
-#[unsafe(no_mangle)]
-static TASK: Global<TaskOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static SOCK: Global<SockOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static REGS: Global<RegOffsets> = Global::new(unset());
 #[unsafe(no_mangle)]
 static FILES: Global<FileOffsets> = Global::new(unset());
-/// How many cells may be made before new routes and peers are counted as `other`.
+/// The protocols that are switched on, a bit for each.
 #[unsafe(no_mangle)]
-static MAX_CELLS: Global<u64> = Global::new(8192);
+static PROTOCOLS_ON: Global<u64> = Global::new(0);
 
 #[btf_map]
 static CONNS: SkStorage<Conn> = SkStorage::new();
@@ -69,57 +66,45 @@ static CONNS: SkStorage<Conn> = SkStorage::new();
 static CONNS_BY_ADDR: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
 #[map]
 static CONN_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
-/// Keyed by the socket's address, with the direction in its lowest bit. The oldest go first when there are too many: that
-/// loses one request each, which is counted.
-#[map]
-static CARRY: LruHashMap<u64, Carry> = LruHashMap::with_max_entries(4096, 0);
-#[map]
-static CELLS: HashMap<HttpKey, Histogram> = HashMap::with_max_entries(10_240, 0);
-#[map]
-static CELL_ZERO: PerCpuArray<Histogram> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static CELLS_USED: Array<u64> = Array::with_max_entries(1, 0);
-#[map]
-static ROUTES: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
-#[map]
-static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
-#[map]
-static WORKLOADS: HashMap<u64, Workload> = HashMap::with_max_entries(MAX_WORKLOADS, 0);
 #[map]
 static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
-#[map]
-static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
 /// 1 once every hook is attached. Until then nothing is counted: requests whose responses nobody watches yet would be paired
 /// with later ones for as long as their connections live.
 #[map]
 static ARMED: Array<u32> = Array::with_max_entries(1, 0);
+/// One for each direction. A task can be preempted in the middle of a program, on kernels that preempt tasks in the kernel,
+/// and the next one on this CPU comes by here as well; the same program it cannot enter (that run is counted as missed),
+/// but the other one it can.
 #[map]
-static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
+/// What goes on with a call, by protocol: that of another protocol than HTTP, and what is left of one of HTTP's.
 #[map]
-static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(PROTOCOLS, 0);
 #[map]
-static RECEIVED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static RECEIVED_MORE: ProgramArray = ProgramArray::with_max_entries(PROTOCOLS, 0);
 #[map]
-static RETURNED_MORE: ProgramArray = ProgramArray::with_max_entries(1, 0);
-
-/// A line that a call cut, until the next call brings the rest.
-#[repr(C)]
-struct Carry {
-    words: [u64; WINDOW / 8],
-}
+static RETURNED_MORE: ProgramArray = ProgramArray::with_max_entries(PROTOCOLS, 0);
 
 /// What one socket call needs while it is looked at; too large for the stack.
 #[repr(C)]
 struct Work {
     /// The socket's address, as a key.
     sk: u64,
+    /// Which element of `WORK` this is.
+    place: u64,
     window: Window,
     call: Call,
     payload: Payload,
-    pass: Pass,
-    sample: RouteSample,
+    /// Where in the window the last bytes were put that came from the call.
+    fresh_at: u64,
+    http: http::Work,
+    /// What the databases' protocols look at together, and where in the call it begins.
+    block: Block,
+    block_at: u64,
+    pg: postgres::Work,
+    redis: redis::Work,
 }
 
 /// When the data arrived that the current task is just reading.
@@ -133,9 +118,6 @@ struct Arrival {
     pid: u64,
 }
 
-/// Parts of one call per program: a head with its body is one part; pipelined messages and chunks are one each.
-const ROUNDS: usize = 3;
-
 const MSG_PEEK: i32 = 0x02;
 const MSG_ERRQUEUE: i32 = 0x2000;
 const MSG_TRUNC: i32 = 0x20;
@@ -146,14 +128,15 @@ const TCP_LAST_ACK: i32 = 9;
 
 #[btf_tracepoint(function = "sock_send_length")]
 fn sent(ctx: BtfTracePointContext) -> i32 {
-    let length: i32 = ctx.arg(1);
-    if length <= 0 || !armed() {
+    if !armed() {
         return 0;
     }
+    let length: i32 = ctx.arg(1);
     let task_at = get(&TASK);
     let sock_at = get(&SOCK);
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    if !socket::is_tcp(sk, sock_at) {
+    pass_on_dns(&ctx, &SENT_MORE, sk, sock_at);
+    if length <= 0 || !socket::is_tcp(sk, sock_at) {
         return 0;
     }
     let Some(conn) = conn(sk, true) else { return 0 };
@@ -163,19 +146,14 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let begin = if conn.role == ROLE_SERVER { now } else { departure(conn, sk, sock_at, length as u64, now) };
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    let Some(work) = work(Direction::Sent) else { return 0 };
     work.sk = sk.key();
+    work.place = Direction::Sent as u64;
     work.call = Call { direction: Direction::Sent, total: length as u32, done: 0, begin, now };
     if !conn.skips(Direction::Sent, length as u32) {
         work.payload = Payload::of(who::current(task_at), get(&REGS), Direction::Sent, length as u32);
     }
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { SENT_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
+    go_on(&ctx, &SENT_MORE, sk, conn, work);
     0
 }
 
@@ -183,22 +161,21 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
 fn received(ctx: BtfTracePointContext) -> i32 {
     let length: i32 = ctx.arg(1);
     let flags: i32 = ctx.arg(2);
-    if length < 0 || flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 || !armed() {
+    if flags & (MSG_PEEK | MSG_ERRQUEUE) != 0 || !armed() {
         return 0;
     }
     let task_at = get(&TASK);
     let sock_at = get(&SOCK);
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    if !socket::is_tcp(sk, sock_at) {
+    pass_on_dns(&ctx, &RECEIVED_MORE, sk, sock_at);
+    if length < 0 || !socket::is_tcp(sk, sock_at) {
         return 0;
     }
     let arrived = arrival(sk, task_at);
     let Some(conn) = conn(sk, length != 0) else { return 0 };
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
-        conn.end_of_stream(&mut Kernel { work });
+        end_of_stream(sk, conn, work);
         return 0;
     }
     if conn.ignores(Direction::Received) {
@@ -212,6 +189,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     let now: u64 = tcp.load(sock_at.tcp_clock_cache);
     let begin = if arrived == 0 { now } else { arrived };
     work.sk = sk.key();
+    work.place = Direction::Received as u64;
     work.call = Call { direction: Direction::Received, total: length as u32, done: 0, begin, now };
     if !conn.skips(Direction::Received, length as u32) {
         work.payload = if flags & MSG_TRUNC != 0 {
@@ -220,11 +198,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
             Payload::of(who::current(task_at), get(&REGS), Direction::Received, length as u32)
         };
     }
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
+    go_on(&ctx, &RECEIVED_MORE, sk, conn, work);
     0
 }
 
@@ -235,7 +209,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let length: i64 = ctx.arg(1);
     let regs_at = get(&REGS);
     let regs = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    let Some(syscall) = Syscall::of(regs, regs_at) else { return 0 };
+    let Some(syscall) = Syscall::of_any(regs, regs_at) else { return 0 };
     if length < 0 || length > i64::from(i32::MAX) || !armed() {
         return 0;
     }
@@ -251,18 +225,21 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let sock_at = get(&SOCK);
     let task = who::current(task_at);
     let sk = socket::of_descriptor(task, regs.load(regs_at.arg[0]), get(&FILES), sock_at);
-    if sk.is_null() || !socket::is_tcp(sk, sock_at) {
+    if sk.is_null() {
+        return 0;
+    }
+    pass_on_dns(&ctx, &RETURNED_MORE, sk, sock_at);
+    if syscall.shape == Shape::Batch || !socket::is_tcp(sk, sock_at) {
         return 0;
     }
     let received = syscall.direction as u8 == Direction::Received as u8;
     let arrived = if received { arrival(sk, task_at) } else { 0 };
     let Some(conn) = conn(sk, length != 0) else { return 0 };
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; programs of one object do not nest.
-    let work = unsafe { &mut *work };
+    // This program never interrupts itself, so its two directions can share.
+    let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
         if received {
-            conn.end_of_stream(&mut Kernel { work });
+            end_of_stream(sk, conn, work);
         }
         return 0;
     }
@@ -280,51 +257,12 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
         begin = departure(conn, sk, sock_at, length as u64, now);
     }
     work.sk = sk.key();
+    work.place = Direction::Received as u64;
     work.call = Call { direction: syscall.direction, total: length as u32, done: 0, begin, now };
     if !conn.skips(syscall.direction, length as u32) {
         work.payload = Payload::of_call(regs, regs_at, &syscall, length as u32);
     }
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
-    0
-}
-
-#[btf_tracepoint(function = "sys_exit")]
-fn returned_more(ctx: BtfTracePointContext) -> i32 {
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element, left there by the program that called this one.
-    let work = unsafe { &mut *work };
-    let sk = Ptr::new(work.sk as *const c_void, false);
-    let Some(conn) = conn(sk, false) else { return 0 };
-    if advance(sk, conn, work) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RETURNED_MORE.tail_call(&ctx, 0) };
-        give_up(conn, work);
-    }
-    0
-}
-
-/// The rest of a call with more parts than one program looks at.
-#[btf_tracepoint(function = "sock_send_length")]
-fn sent_more(ctx: BtfTracePointContext) -> i32 {
-    if more(&ctx) {
-        // SAFETY: an empty slot falls through.
-        unsafe { SENT_MORE.tail_call(&ctx, 0) };
-        abandon(&ctx);
-    }
-    0
-}
-
-#[btf_tracepoint(function = "sock_recv_length")]
-fn received_more(ctx: BtfTracePointContext) -> i32 {
-    if more(&ctx) {
-        // SAFETY: an empty slot falls through.
-        unsafe { RECEIVED_MORE.tail_call(&ctx, 0) };
-        abandon(&ctx);
-    }
+    go_on(&ctx, &RETURNED_MORE, sk, conn, work);
     0
 }
 
@@ -365,14 +303,106 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         // Done with sending, not with receiving.
         return 0;
     }
-    let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's element; the state machine does not touch it when a connection ends.
-    let work = unsafe { &mut *work };
-    conn.finish(&mut Kernel { work });
+    // The state machine does not touch it when a connection ends.
+    let Some(work) = work(Direction::Received) else { return 0 };
+    if conn.protocol == POSTGRES {
+        postgres::finish(sk);
+    } else if conn.protocol == REDIS {
+        redis::finish(sk);
+    } else {
+        http::finish(conn, work);
+    }
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
+        postgres::forget(sk);
+        redis::forget(sk);
     }
     0
+}
+
+/// Leaves what may be DNS to the programs for it, and does not return if they are there.
+#[inline(always)]
+fn pass_on_dns(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, at: &SockOffsets) {
+    if socket::may_be_dns(sk, at) {
+        // SAFETY: an empty slot falls through.
+        unsafe { others.tail_call(ctx, u32::from(DNS)) };
+    }
+}
+
+/// Hands a call that is set up in `work` to the protocol of its connection.
+#[inline(always)]
+fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut Conn, work: &mut Work) {
+    let mut next = u32::from(conn.protocol);
+    if next <= u32::from(HTTP) {
+        let more = http::advance(sk, conn, work);
+        if conn.protocol == HTTP && !is_on(HTTP) {
+            conn.role = ROLE_OPAQUE;
+            return;
+        }
+        if more {
+            next = u32::from(HTTP);
+        } else if conn.role == ROLE_UNKNOWN {
+            next = candidate(conn, work);
+            work.call.done = 0;
+        } else {
+            return;
+        }
+    }
+    // SAFETY: an empty slot falls through.
+    unsafe { others.tail_call(ctx, next) };
+    if next == u32::from(HTTP) {
+        http::give_up(conn, work);
+    }
+}
+
+#[inline(always)]
+fn is_on(protocol: u8) -> bool {
+    *get(&PROTOCOLS_ON) >> protocol & 1 != 0
+}
+
+/// The bytes of a connection ended: for a client, what waits gets no response any more.
+#[inline(always)]
+fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
+    if conn.protocol == POSTGRES {
+        postgres::end_of_stream(sk);
+    } else if conn.protocol == REDIS {
+        redis::end_of_stream(sk);
+    } else {
+        http::end_of_stream(conn, work);
+    }
+}
+
+/// The protocol whose messages can begin as the bytes do that were just read; [`PROTOCOL_UNKNOWN`] if none.
+#[inline(always)]
+fn candidate(conn: &Conn, work: &Work) -> u32 {
+    let head = work.window.word(work.fresh_at as usize);
+    let total = work.call.total;
+    if is_on(POSTGRES) && (conn.offered == POSTGRES || perf_common::postgres::may_begin(head, total)) {
+        return u32::from(POSTGRES);
+    }
+    if is_on(REDIS) && (conn.offered == REDIS || perf_common::redis::may_begin(head, total)) {
+        return u32::from(REDIS);
+    }
+    u32::from(PROTOCOL_UNKNOWN)
+}
+
+/// What the programs of one direction work with on this CPU.
+#[inline(always)]
+fn work(direction: Direction) -> Option<&'static mut Work> {
+    // SAFETY: this CPU's element, which no other program uses meanwhile.
+    WORK.get_ptr_mut(direction as u32).and_then(|work| unsafe { work.as_mut() })
+}
+
+/// The call that a program handed on, and its socket.
+#[inline(always)]
+fn under_way(ctx: &BtfTracePointContext, place: Direction) -> Option<(Ptr, &'static mut Work)> {
+    let work = work(place)?;
+    let sk = if get(&FILES).by_descriptor == 0 {
+        Ptr::new(ctx.arg::<*const c_void>(0), true)
+    } else {
+        Ptr::new(work.sk as *const c_void, false)
+    };
+    Some((sk, work))
 }
 
 #[inline(always)]
@@ -423,123 +453,19 @@ fn arrival(sk: Ptr, at: &TaskOffsets) -> u64 {
     if slot.switches == switches(task, at) && slot.pid == u64::from(pid) { slot.at } else { 0 }
 }
 
-/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
+/// Who owns a connection, and as a client its remote end. Remembered by the protocols: asking again for every request would
+/// cost more than parsing it.
 #[inline(always)]
-fn advance(sk: Ptr, conn: &mut Conn, work: &mut Work) -> bool {
-    for _ in 0..ROUNDS {
-        let mut call = work.call;
-        step(conn, &mut Kernel { work }, &mut call);
-        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
-            adopt(sk, conn);
-        }
-        work.call.done = call.done;
-        if call.done >= call.total {
-            return false;
-        }
-    }
-    true
-}
-
-#[inline(always)]
-fn more(ctx: &BtfTracePointContext) -> bool {
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    let Some(conn) = conn(sk, false) else { return false };
-    let Some(work) = WORK.get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's element, left there by the program that called this one.
-    advance(sk, conn, unsafe { &mut *work })
-}
-
-/// More parts than a chain of programs may look at.
-#[inline(always)]
-fn abandon(ctx: &BtfTracePointContext) {
-    let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
-    let Some(conn) = conn(sk, false) else { return };
-    let Some(work) = WORK.get_ptr_mut(0) else { return };
-    // SAFETY: this CPU's element.
-    give_up(conn, unsafe { &mut *work });
-}
-
-#[inline(always)]
-fn give_up(conn: &mut Conn, work: &mut Work) {
-    let mut call = work.call;
-    conn.lose(&mut call);
-}
-
-/// Remembers who owns the connection, once: asking again for every request would cost more than parsing it.
-#[inline(always)]
-fn adopt(sk: Ptr, conn: &mut Conn) {
+fn owner(sk: Ptr, role: u8) -> (u64, u64) {
     let task_at = get(&TASK);
     let sock_at = get(&SOCK);
     let workload = who::workload(who::current(task_at), task_at);
     let id = workload.id();
     who::announce(&WORKLOADS, id, &workload);
-    if conn.role == ROLE_CLIENT {
-        conn.peer = socket::destination(&PEERS, &socket::peer(sk, sock_at), sock_at);
-    }
-    conn.workload = id;
-}
-
-/// The state machine's hands in the kernel.
-struct Kernel<'a> {
-    work: &'a mut Work,
-}
-
-impl Io for Kernel<'_> {
-    #[inline(always)]
-    fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
-        let pass = &mut self.work.pass;
-        pass.prepare(half, is_request, answered, len, reach);
-        let more = if !pass.starts_request() {
-            parse_other()
-        } else if parse_method() != 0 && parse_authority() != 0 {
-            parse_path()
-        } else {
-            0
-        };
-        if more != 0 {
-            parse_lines();
-            parse_end();
-        }
-        *half = self.work.pass.half;
-        self.work.pass.out
-    }
-
-    #[inline(always)]
-    fn read(&mut self, offset: u32, at: usize, most: usize) -> usize {
-        read_payload(u64::from(offset), at as u64, most as u64) as usize
-    }
-
-    #[inline(always)]
-    fn load_carry(&mut self, direction: Direction, _: usize) -> bool {
-        load_carry(direction as u64) != 0
-    }
-
-    #[inline(always)]
-    fn save_carry(&mut self, direction: Direction, _: usize) -> bool {
-        save_carry(direction as u64) != 0
-    }
-
-    #[inline(always)]
-    fn seen(&mut self) {
-        Events(&EVENTS).seen();
-    }
-
-    #[inline(always)]
-    fn route(&mut self, route: u64, at: usize, len: usize) {
-        name_route(route, at as u64, len as u64);
-    }
-
-    #[inline(always)]
-    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
-        let server = conn.role == ROLE_SERVER;
-        let role = if server { ROLE_SERVER } else { ROLE_CLIENT };
-        let route_or_peer = if server { exchange.route } else { conn.peer };
-        let rest = u64::from(exchange.status) | u64::from(exchange.method) << 16 | u64::from(role) << 24;
-        record(conn.workload, route_or_peer, rest, exchange.end.saturating_sub(exchange.start));
-    }
-
-    #[inline(always)]
-    fn dropped(&mut self, reason: Reason, count: u32) {
-        Events(&EVENTS).dropped(reason, count);
-    }
+    let peer = if role == ROLE_CLIENT {
+        socket::destination(&PEERS, &socket::peer(sk, sock_at), sock_at)
+    } else {
+        0
+    };
+    (id, peer)
 }

@@ -1,0 +1,22 @@
+//! Any bytes in any calls: the state machine must neither panic nor stand still, and must account for what it saw.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use perf_common::http::Direction;
+use perf_common::postgres::Conn;
+use perf_common::postgres::memory::Memory;
+
+/// A connection that is recognised: only behind it is the grammar reached.
+const STARTUP: [u8; 9] = [0, 0, 0, 9, 0, 3, 0, 0, 0];
+
+fuzz_target!(|calls: Vec<(bool, Vec<u8>)>| {
+    let mut conn = Conn::default();
+    let mut io = Memory::default();
+    io.call(&mut conn, Direction::Received, &STARTUP, 1);
+    for (at, (sent, bytes)) in calls.iter().enumerate() {
+        let direction = if *sent { Direction::Sent } else { Direction::Received };
+        io.call(&mut conn, direction, bytes, 10 * at as u64 + 11);
+    }
+    conn.finish(&mut io);
+    assert_eq!(io.seen, io.counted() + io.lost(), "a request is neither recorded nor dropped");
+});

@@ -1,0 +1,110 @@
+//! Requests of the protocols above TCP: one object for all of them. See `perf-ebpf/src/bin/l7.rs`.
+
+use anyhow::Context as _;
+use aya::maps::Array;
+use perf_common::l7::{HTTP, POSTGRES};
+
+use super::http::Http;
+use super::postgres::Postgres;
+use super::{Account, Common, Names, Probe, Start, Started, State, started};
+use crate::object::{self, Hook};
+use crate::page::Page;
+
+/// What both ways share: the end of connections and the arrival of requests.
+const SHARED: [Hook; 2] =
+    [Hook::tracepoint("closing", "inet_sock_set_state"), Hook::tracepoint("arrived", "tcp_rcv_space_adjust")];
+
+/// From 6.3 on. What is called comes before what calls it.
+const BY_SOCKET: [Hook; 6] = [
+    Hook::tail("pg_sent", "sock_send_length", "SENT_MORE", POSTGRES),
+    Hook::tail("pg_received", "sock_recv_length", "RECEIVED_MORE", POSTGRES),
+    Hook::tail("sent_more", "sock_send_length", "SENT_MORE", HTTP),
+    Hook::tail("received_more", "sock_recv_length", "RECEIVED_MORE", HTTP),
+    Hook::tracepoint("received", "sock_recv_length"),
+    Hook::tracepoint("sent", "sock_send_length"),
+];
+
+/// Before 6.3.
+const BY_DESCRIPTOR: [Hook; 3] = [
+    Hook::tail("pg_returned", "sys_exit", "RETURNED_MORE", POSTGRES),
+    Hook::tail("returned_more", "sys_exit", "RETURNED_MORE", HTTP),
+    Hook::tracepoint("returned", "sys_exit"),
+];
+
+/// Connections that are remembered where they are known by their socket's address only.
+const CONNS_BY_ADDR: u32 = 32_768;
+const PG_BY_ADDR: u32 = 8192;
+
+struct L7 {
+    common: Common,
+    /// The protocols that are switched on.
+    http: Option<Http>,
+    postgres: Option<Postgres>,
+}
+
+/// Room for so many series and for the `other` cells of each workload beyond them.
+const fn cells(series: u32) -> u32 {
+    series + series / 4 + 64
+}
+
+pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started {
+    started("l7", globals, || {
+        let (http, postgres) = (&config.probes.http, &config.probes.postgres);
+        let (http_cells, db_cells) = (cells(http.max_series.get()), cells(postgres.max_series.get()));
+        let by_socket = loader.has_tracepoint("sock_send_length");
+        let sizes = [
+            ("CELLS", http_cells),
+            ("INDEX", http_cells),
+            ("FREE", http_cells),
+            ("DB_CELLS", db_cells),
+            ("DB_INDEX", db_cells),
+            ("DB_FREE", db_cells),
+            ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR }),
+            ("PG_BY_ADDR", if by_socket { 1 } else { PG_BY_ADDR }),
+        ];
+        let mut object = loader.load(object::L7, &sizes)?;
+        Http::prepare(&mut object)?;
+        Postgres::prepare(&mut object)?;
+        let mut status = loader.attach("l7", &mut object, &SHARED);
+        let (calls, arrays): (&[Hook], &[_]) = if by_socket {
+            (&BY_SOCKET, &["SENT_MORE", "RECEIVED_MORE"])
+        } else {
+            (&BY_DESCRIPTOR, &["RETURNED_MORE"])
+        };
+        let calls = loader.attach("l7", &mut object, calls);
+        if calls.iter().all(|hook| hook.state == State::Attached) {
+            // For slices that need not have hooks of their own then.
+            arrays.iter().try_for_each(|array| loader.share(&object, array))?;
+        }
+        status.extend(calls);
+        let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
+        Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
+        let http = http.enabled.then(|| Http::take(&mut object)).transpose()?;
+        let postgres = postgres.enabled.then(|| Postgres::take(&mut object)).transpose()?;
+        let l7 = L7 { common: Common::take(object)?, http, postgres };
+        Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
+    })
+}
+
+impl Probe for L7 {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn learn(&mut self) {
+        let Self { common: _, http, postgres } = self;
+        http.iter_mut().for_each(Http::learn);
+        postgres.iter_mut().for_each(Postgres::learn);
+    }
+
+    fn accounts(&self) -> Vec<Account> {
+        let Self { common: _, http, postgres } = self;
+        http.iter().map(Http::account).chain(postgres.iter().map(Postgres::account)).collect()
+    }
+
+    fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        let Self { common: _, http, postgres } = self;
+        http.iter_mut().try_for_each(|http| http.collect(names, page))?;
+        postgres.iter_mut().try_for_each(|postgres| postgres.collect(names, page))
+    }
+}

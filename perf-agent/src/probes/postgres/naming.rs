@@ -1,0 +1,337 @@
+//! From a normalised statement to what a series is called: the kind of statement and the table it is about.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    CopySource, FromTable, ObjectName, Query, SetExpr, Statement, TableFactor, TableObject, TableWithJoins,
+    Visit, Visitor,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+
+/// `query_type` and `table`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Name {
+    pub(super) query_type: String,
+    /// Empty where there is none.
+    pub(super) table: String,
+}
+
+impl Name {
+    pub(super) fn other() -> Self {
+        Self { query_type: OTHER.to_owned(), table: OTHER.to_owned() }
+    }
+
+    /// Of a statement as `perf_common::sql` writes it; `cut` if it is longer than that.
+    pub(super) fn of(text: &str, cut: bool) -> Self {
+        let kind = first_keyword(text);
+        if !cut && let Some(parsed) = parse(text) {
+            return parsed.named(text, kind);
+        }
+        let table = by_words(text).unwrap_or_default();
+        Self { query_type: kind.unwrap_or(OTHER).to_owned(), table }
+    }
+}
+
+const OTHER: &str = "other";
+/// Longer than any identifier with its schema in PostgreSQL, quoted ones with four bytes a letter aside.
+const MAX_TABLE: usize = 128;
+
+/// The commands that PostgreSQL knows. Whatever else a statement begins with is `other`: it is the client's text.
+const COMMANDS: [&str; 55] = [
+    "ABORT",
+    "ALTER",
+    "ANALYZE",
+    "BEGIN",
+    "CALL",
+    "CHECKPOINT",
+    "CLOSE",
+    "CLUSTER",
+    "COMMENT",
+    "COMMIT",
+    "COPY",
+    "CREATE",
+    "DEALLOCATE",
+    "DECLARE",
+    "DELETE",
+    "DISCARD",
+    "DO",
+    "DROP",
+    "END",
+    "EXECUTE",
+    "EXPLAIN",
+    "FETCH",
+    "GRANT",
+    "IMPORT",
+    "INSERT",
+    "LISTEN",
+    "LOAD",
+    "LOCK",
+    "MERGE",
+    "MOVE",
+    "NOTIFY",
+    "PREPARE",
+    "REASSIGN",
+    "REFRESH",
+    "REINDEX",
+    "RELEASE",
+    "RESET",
+    "REVOKE",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "SECURITY",
+    "SELECT",
+    "SET",
+    "SHOW",
+    "START",
+    "TABLE",
+    "TRUNCATE",
+    "UNLISTEN",
+    "UPDATE",
+    "VACUUM",
+    "VALUES",
+    "WITH",
+    "IDENTIFY_SYSTEM",
+    "BASE_BACKUP",
+    "START_REPLICATION",
+];
+
+fn first_keyword(text: &str) -> Option<&'static str> {
+    let text = text.trim_start_matches('(');
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    COMMANDS.into_iter().find(|command| command.eq_ignore_ascii_case(&text[..end]))
+}
+
+/// The first of the text's statements.
+fn parse(text: &str) -> Option<Statement> {
+    // No parser takes the masks. A null can stand for most literals, a string for the rest.
+    ["null", "'x'"].into_iter().find_map(|value| {
+        let text = text.replace('?', value);
+        let statements = Parser::parse_sql(&PostgreSqlDialect {}, &text).ok()?;
+        statements.into_iter().next()
+    })
+}
+
+/// What the parsed statement says.
+trait Named {
+    fn named(&self, text: &str, kind: Option<&'static str>) -> Name;
+}
+
+impl Named for Statement {
+    fn named(&self, text: &str, kind: Option<&'static str>) -> Name {
+        let (verb, table) = target(self);
+        let query_type = verb.or(kind).unwrap_or(OTHER).to_owned();
+        let table = table.or_else(|| Tables::first_of(self)).or_else(|| {
+            // What is about no table is not about whatever stands behind a FROM.
+            if verb.is_some() { None } else { by_words(text) }
+        });
+        Name { query_type, table: table.unwrap_or_default() }
+    }
+}
+
+/// The verb where it is not the first word, and the table that a statement changes.
+fn target(statement: &Statement) -> (Option<&'static str>, Option<String>) {
+    match statement {
+        Statement::Insert(insert) => {
+            let TableObject::TableName(table) = &insert.table else { return (Some("INSERT"), None) };
+            (Some("INSERT"), Some(plain(table)))
+        }
+        Statement::Update(update) => (Some("UPDATE"), factor(&update.table.relation)),
+        Statement::Delete(delete) => {
+            let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+            (Some("DELETE"), from.first().and_then(|TableWithJoins { relation, .. }| factor(relation)))
+        }
+        Statement::Merge(merge) => (Some("MERGE"), factor(&merge.table)),
+        Statement::Copy { source: CopySource::Table { table_name, .. }, .. } => {
+            (Some("COPY"), Some(plain(table_name)))
+        }
+        Statement::Query(query) => match body(query) {
+            SetExpr::Insert(statement)
+            | SetExpr::Update(statement)
+            | SetExpr::Delete(statement)
+            | SetExpr::Merge(statement) => target(statement),
+            SetExpr::Values(_) => (Some("VALUES"), None),
+            _ => (Some("SELECT"), None),
+        },
+        _ => (None, None),
+    }
+}
+
+/// Without the brackets around it.
+fn body(query: &Query) -> &SetExpr {
+    let mut body = &*query.body;
+    while let SetExpr::Query(inner) = body {
+        body = &inner.body;
+    }
+    body
+}
+
+fn factor(factor: &TableFactor) -> Option<String> {
+    match factor {
+        TableFactor::Table { name, args: None, .. } => Some(plain(name)),
+        _ => None,
+    }
+}
+
+/// `schema.table`, without quotes.
+fn plain(name: &ObjectName) -> String {
+    let parts = name.0.iter().filter_map(|part| part.as_ident()).map(|ident| ident.value.as_str());
+    bounded(&parts.collect::<Vec<_>>().join("."))
+}
+
+fn bounded(name: &str) -> String {
+    name.chars().take(MAX_TABLE).collect()
+}
+
+/// Looks for the first table that is not one of the statement's own (`WITH`).
+#[derive(Default)]
+struct Tables {
+    own: Vec<String>,
+}
+
+impl Tables {
+    fn first_of(statement: &Statement) -> Option<String> {
+        match statement.visit(&mut Self::default()) {
+            ControlFlow::Break(table) => Some(table),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+}
+
+impl Visitor for Tables {
+    type Break = String;
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<String> {
+        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.own.extend(tables.map(|table| table.alias.name.value.clone()));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<String> {
+        match factor(table) {
+            Some(name) if !self.own.contains(&name) => ControlFlow::Break(name),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// For what the parser does not take, or what is cut: the identifier behind the first word that a table follows.
+fn by_words(text: &str) -> Option<String> {
+    const BEFORE: [&str; 11] =
+        ["from", "into", "update", "join", "table", "copy", "truncate", "vacuum", "analyze", "lock", "merge"];
+    const BETWEEN: [&str; 8] = ["only", "lateral", "if", "not", "exists", "into", "table", "concurrently"];
+    let mut words = Words(text).peekable();
+    while let Some(word) = words.next() {
+        if !BEFORE.contains(&word) {
+            continue;
+        }
+        while words.next_if(|word| BETWEEN.contains(word)).is_some() {}
+        if let Some(name) =
+            words.next_if(|word| word.starts_with(|c: char| c.is_alphabetic() || "_\"".contains(c)))
+            && name != "select"
+        {
+            return Some(bounded(&name.replace('"', "")));
+        }
+    }
+    None
+}
+
+/// Words with their points and quotes; everything else one by one.
+struct Words<'a>(&'a str);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let text = self.0.trim_start();
+        let mut quoted = false;
+        let inside = |c: char| {
+            quoted ^= c == '"';
+            quoted || c == '"' || c.is_alphanumeric() || "_$.".contains(c)
+        };
+        let mut inside = inside;
+        let end = text.find(|c| !inside(c)).unwrap_or(text.len());
+        let end = if end == 0 { text.chars().next()?.len_utf8() } else { end };
+        let (word, rest) = text.split_at(end);
+        self.0 = rest;
+        Some(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(statement: &str) -> (String, String) {
+        let read = perf_common::sql::read(statement.as_bytes());
+        let text = String::from_utf8_lossy(read.text()).into_owned();
+        let Name { query_type, table } = Name::of(&text, false);
+        (query_type, table)
+    }
+
+    #[test]
+    fn statements_are_called_by_what_they_do_and_where() {
+        for (statement, query_type, table) in [
+            ("SELECT abalance FROM pgbench_accounts WHERE aid = 17", "SELECT", "pgbench_accounts"),
+            (
+                "UPDATE pgbench_accounts SET abalance = abalance + -5 WHERE aid = 1",
+                "UPDATE",
+                "pgbench_accounts",
+            ),
+            ("INSERT INTO h (tid, mtime) VALUES (1, CURRENT_TIMESTAMP)", "INSERT", "h"),
+            (
+                "INSERT INTO s.\"T x\" (a) VALUES (1, 'a'), (2, NULL) ON CONFLICT DO NOTHING",
+                "INSERT",
+                "s.T x",
+            ),
+            ("DELETE FROM ONLY t WHERE a IS NOT NULL", "DELETE", "t"),
+            ("BEGIN", "BEGIN", ""),
+            ("END;", "END", ""),
+            ("start transaction isolation level serializable", "START", ""),
+            ("SELECT 1", "SELECT", ""),
+            ("select * from a join b on a.x = b.x", "SELECT", "a"),
+            ("select (select max(x) from inner_t) from outer_t", "SELECT", "inner_t"),
+            ("with w as (select * from real) select * from w", "SELECT", "real"),
+            ("with w as (select * from src) insert into dst select * from w", "INSERT", "dst"),
+            ("with w as (delete from gone returning *) select * from w", "SELECT", ""),
+            ("select * from generate_series(1, 10)", "SELECT", ""),
+            ("(select 1 from t) union all (select 2 from u)", "SELECT", "t"),
+            ("select * from t where d > date '2020-01-01' - interval '3 days' limit 5", "SELECT", "t"),
+            ("select extract(epoch from now())", "SELECT", ""),
+            ("COPY t FROM STDIN", "COPY", "t"),
+            ("copy s.t (a, b) to stdout with (format binary)", "COPY", "s.t"),
+            ("truncate table t", "TRUNCATE", "t"),
+            ("vacuum t", "VACUUM", "t"),
+            ("CREATE TABLE IF NOT EXISTS t (a int DEFAULT 5)", "CREATE", "t"),
+            ("create index i on t (a)", "CREATE", ""),
+            ("SET search_path = 'x'", "SET", ""),
+            ("SHOW server_version", "SHOW", ""),
+            ("select a from t where b ? 'key'", "SELECT", "t"),
+            ("select broken from t where ((", "SELECT", "t"),
+            ("selekt 'x' from t", "other", "t"),
+            ("", "other", ""),
+            ("; ; ;", "other", ""),
+            ("merge into t using s on t.a = s.a when matched then delete", "MERGE", "t"),
+            ("select 1; delete from t", "SELECT", ""),
+        ] {
+            assert_eq!(name(statement), (query_type.to_owned(), table.to_owned()), "{statement}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_is_called_by_its_words() {
+        let columns = (0..300).map(|n| format!("col_{n}")).collect::<Vec<_>>().join(", ");
+        assert_eq!(name(&format!("select {columns} from t")), ("SELECT".to_owned(), String::new()));
+        assert_eq!(Name::of("insert into t(a,b,c", true).table, "t");
+        assert_eq!(Name::of("select x from\"A b\".c where(", true).table, "A b.c");
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_no_crash() {
+        let deep = format!("select {}1{} from t", "(".repeat(400), ")".repeat(400));
+        assert_eq!(name(&deep), ("SELECT".to_owned(), "t".to_owned()));
+        assert_eq!(name(&"(".repeat(900)).0, "other");
+        assert_eq!(name(&format!("select {} 1", "not ".repeat(250))).0, "SELECT");
+        assert_eq!(name(&format!("select {} 1", "- ".repeat(250))).0, "SELECT");
+    }
+}

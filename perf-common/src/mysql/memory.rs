@@ -1,0 +1,144 @@
+//! The state machine's [`Io`] over bytes in memory, for tests and fuzzing.
+
+extern crate alloc;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::message::{Found, Half, Pass};
+use super::{Call, Conn, Exchange, Io};
+use crate::events::Reason;
+use crate::l7::Direction;
+use crate::postgres::block::{BLOCK, Block};
+use crate::sql::{OTHER, Statement};
+
+/// Payload in memory, findings in vectors.
+pub struct Memory<'a> {
+    block: Box<Block>,
+    pass: Pass,
+    statement: Box<Statement>,
+    carried: Option<Box<Statement>>,
+    names: Vec<(u64, u64)>,
+    bytes: &'a [u8],
+    /// Where in the call the block begins.
+    block_at: u32,
+    pub seen: u32,
+    pub recorded: Vec<Exchange>,
+    pub dropped: Vec<(Reason, u32)>,
+    /// Fingerprints with their texts, in the order of statements.
+    pub statements: Vec<(u64, String)>,
+}
+
+impl Default for Memory<'_> {
+    fn default() -> Self {
+        Self {
+            block: Box::new(Block::new()),
+            pass: Pass::EMPTY,
+            statement: Box::new(Statement::new()),
+            carried: None,
+            names: Vec::new(),
+            bytes: &[],
+            block_at: 0,
+            seen: 0,
+            recorded: Vec::new(),
+            dropped: Vec::new(),
+            statements: Vec::new(),
+        }
+    }
+}
+
+impl Io for Memory<'_> {
+    fn peek(&mut self, call: &Call) -> u64 {
+        let mut word = 0;
+        for (i, &byte) in self.bytes[call.done as usize..].iter().take(8).enumerate() {
+            word |= u64::from(byte) << (8 * i);
+        }
+        word
+    }
+    fn fill(&mut self, call: &Call) -> bool {
+        let pos = call.done.wrapping_sub(self.block_at);
+        if pos >= self.pass.len {
+            let bytes = &self.bytes[call.done as usize..];
+            let len = bytes.len().min(BLOCK);
+            // SAFETY: a block holds as many.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.block.start(), len) };
+            self.block_at = call.done;
+            self.pass.len = len as u32;
+            self.pass.pos = 0;
+        } else {
+            self.pass.pos = pos;
+        }
+        self.pass.reach = call.total - self.block_at;
+        true
+    }
+    fn parse(&mut self, half: &mut Half, text: &mut [u64; 3], is_request: bool) -> Found {
+        self.pass.prepare(half, text);
+        self.pass.run(&self.block, &mut self.statement, is_request);
+        *half = self.pass.half;
+        *text = self.pass.text;
+        self.pass.out
+    }
+    fn save_statement(&mut self) -> bool {
+        self.carried = Some(self.statement.clone());
+        true
+    }
+    fn load_statement(&mut self) -> bool {
+        let Some(carried) = self.carried.take() else { return false };
+        self.statement = carried;
+        true
+    }
+    fn fingerprint(&mut self) -> u64 {
+        let fingerprint = self.statement.fingerprint();
+        self.statements.push((fingerprint, String::from_utf8_lossy(self.statement.text()).into_owned()));
+        fingerprint
+    }
+    fn define(&mut self, name: u64, fingerprint: u64) {
+        self.names.retain(|(known, _)| *known != name);
+        self.names.push((name, fingerprint));
+    }
+    fn lookup(&mut self, name: u64) -> u64 {
+        self.names.iter().find(|(known, _)| *known == name).map_or(OTHER, |(_, fingerprint)| *fingerprint)
+    }
+    fn seen(&mut self, count: u32) {
+        self.seen += count;
+    }
+    fn record(&mut self, _: &Conn, exchange: &Exchange) {
+        self.recorded.push(*exchange);
+    }
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        self.dropped.push((reason, count));
+    }
+}
+
+impl<'a> Memory<'a> {
+    /// Passes one call's bytes through a connection; it begins at `now` and ends a nanosecond later.
+    ///
+    /// # Panics
+    /// When the state machine makes no progress, which is what tests and fuzzing are for.
+    pub fn call(&mut self, conn: &mut Conn, direction: Direction, bytes: &'a [u8], now: u64) {
+        if bytes.is_empty() || conn.ignores(direction) {
+            return;
+        }
+        self.bytes = bytes;
+        self.block_at = 0;
+        self.pass.len = 0;
+        let mut call = Call { direction, total: bytes.len() as u32, done: 0, begin: now, now: now + 1 };
+        let mut steps = 0;
+        while call.done < call.total {
+            super::step(conn, self, &mut call);
+            steps += 1;
+            assert!(steps <= 4 * bytes.len() + 4, "no progress");
+        }
+        assert_eq!(call.done, call.total);
+    }
+
+    /// How many were recorded.
+    pub fn counted(&self) -> u32 {
+        self.recorded.len() as u32
+    }
+
+    /// How many were dropped, whatever the reason.
+    pub fn lost(&self) -> u32 {
+        self.dropped.iter().map(|(_, count)| count).sum()
+    }
+}

@@ -1,0 +1,116 @@
+//! The state machine's [`Io`] over bytes in memory, for tests and fuzzing.
+
+extern crate alloc;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::message::{Found, Half, Pass};
+use super::verb::Text;
+use super::{Call, Conn, Exchange, Io, Settle};
+use crate::events::Reason;
+use crate::l7::Direction;
+use crate::postgres::block::{BLOCK, Block};
+
+/// Payload in memory, findings in vectors.
+pub struct Memory<'a> {
+    block: Box<Block>,
+    pass: Pass,
+    bytes: &'a [u8],
+    /// Where in the call the block begins.
+    block_at: u32,
+    pub seen: u32,
+    pub recorded: Vec<Exchange>,
+    pub dropped: Vec<(Reason, u32)>,
+}
+
+impl Default for Memory<'_> {
+    fn default() -> Self {
+        Self {
+            block: Box::new(Block::new()),
+            pass: Pass::EMPTY,
+            bytes: &[],
+            block_at: 0,
+            seen: 0,
+            recorded: Vec::new(),
+            dropped: Vec::new(),
+        }
+    }
+}
+
+impl Io for Memory<'_> {
+    fn peek(&mut self, call: &Call) -> u64 {
+        let mut word = 0;
+        for (i, &byte) in self.bytes[call.done as usize..].iter().take(8).enumerate() {
+            word |= u64::from(byte) << (8 * i);
+        }
+        word
+    }
+    fn fill(&mut self, call: &Call) -> bool {
+        let pos = call.done.wrapping_sub(self.block_at);
+        if pos >= self.pass.len {
+            let bytes = &self.bytes[call.done as usize..];
+            let len = bytes.len().min(BLOCK);
+            // SAFETY: a block holds as many.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.block.start(), len) };
+            self.block_at = call.done;
+            self.pass.len = len as u32;
+            self.pass.pos = 0;
+        } else {
+            self.pass.pos = pos;
+        }
+        self.pass.reach = call.total - self.block_at;
+        true
+    }
+    fn parse(&mut self, half: &mut Half, text: &mut Text, is_request: bool) -> Found {
+        self.pass.prepare(half, text);
+        self.pass.run(&self.block, is_request);
+        *half = self.pass.half;
+        *text = self.pass.text;
+        self.pass.out
+    }
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        conn.settle(self, settle);
+    }
+    fn seen(&mut self, count: u32) {
+        self.seen += count;
+    }
+    fn record(&mut self, _: &Conn, exchange: &Exchange) {
+        self.recorded.push(*exchange);
+    }
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        self.dropped.push((reason, count));
+    }
+}
+
+impl<'a> Memory<'a> {
+    /// Passes one call's bytes through a connection; it begins at `now` and ends a nanosecond later.
+    ///
+    /// # Panics
+    /// When the state machine makes no progress, which is what tests and fuzzing are for.
+    pub fn call(&mut self, conn: &mut Conn, direction: Direction, bytes: &'a [u8], now: u64) {
+        if bytes.is_empty() || conn.ignores(direction) {
+            return;
+        }
+        self.bytes = bytes;
+        self.block_at = 0;
+        self.pass.len = 0;
+        let mut call = Call { direction, total: bytes.len() as u32, done: 0, begin: now, now: now + 1 };
+        let mut steps = 0;
+        while call.done < call.total {
+            super::step(conn, self, &mut call);
+            steps += 1;
+            assert!(steps <= 4 * bytes.len() + 4, "no progress");
+        }
+        assert_eq!(call.done, call.total);
+    }
+
+    /// How many were recorded.
+    pub fn counted(&self) -> u32 {
+        self.recorded.iter().map(|exchange| exchange.count).sum()
+    }
+
+    /// How many were dropped, whatever the reason.
+    pub fn lost(&self) -> u32 {
+        self.dropped.iter().map(|(_, count)| count).sum()
+    }
+}

@@ -1,0 +1,312 @@
+//! HTTP/1.x: the program that follows a call, and its steps that are functions of their own to the verifier.
+//!
+//! It walks once through each global function, with arguments it knows nothing of, and not once for every way that leads
+//! there. They find their data at `place` in `WORK`.
+//!
+//! Maps: a table of histograms by workload, route or peer, method and status; `CARRY` (socket and direction → a cut line),
+//! `ROUTES` (fingerprints with a name) and `SAMPLES` (the text that names a new one).
+//! Metrics: `http_requests_total`, `http_request_duration_seconds`, `http_client_requests_total`,
+//! `http_client_request_duration_seconds`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::macros::{btf_tracepoint, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, ProgramArray, RingBuf};
+use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::bytes::{WINDOW, opaque, within};
+use perf_common::events::Reason;
+use perf_common::histogram::Histogram;
+use perf_common::http::parse::{Parsed, Pass};
+use perf_common::http::{Conn, Exchange, Half, HttpKey, Io, RouteSample, SAMPLE, step};
+use perf_common::l7::{Direction, HTTP, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
+use perf_common::peer::CLASS_OTHER;
+use perf_common::route;
+use perf_ebpf::count::{Events, add, observe};
+use perf_ebpf::kernel::Ptr;
+
+use super::{EVENTS, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Scratch, owner};
+
+// As many as the configuration asks for.
+perf_ebpf::table!(HttpKey => Histogram, 10_240, INDEX, CELLS, FREE, RECENT);
+
+/// How many cells may be made before new routes and peers are counted as `other`.
+#[unsafe(no_mangle)]
+static MAX_CELLS: Global<u64> = Global::new(8192);
+
+/// Keyed by the socket's address, with the direction in its lowest bit. The oldest go first when there are too many: that
+/// loses one request each, which is counted.
+#[map]
+static CARRY: LruHashMap<u64, Carry> = LruHashMap::with_max_entries(4096, 0);
+#[map]
+static CELLS_USED: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static ROUTES: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+#[map]
+static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+/// What HTTP needs of [`super::Work`].
+#[repr(C)]
+pub(super) struct Work {
+    pass: Pass,
+    sample: RouteSample,
+    /// Fingerprints that are in `ROUTES`, each at the place that its lowest bits tell: spares the look-up for the usual ones.
+    named: [u64; NAMED],
+}
+
+const NAMED: usize = 256;
+
+/// A line that a call cut, until the next call brings the rest.
+#[repr(C)]
+struct Carry {
+    words: [u64; WINDOW / 8],
+}
+
+/// Parts of one call per program: a head with its body is one part; pipelined messages and chunks are one each.
+const ROUNDS: usize = 3;
+
+#[btf_tracepoint(function = "sock_send_length")]
+fn sent_more(ctx: BtfTracePointContext) -> i32 {
+    more(&ctx, &SENT_MORE, Direction::Sent)
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+fn received_more(ctx: BtfTracePointContext) -> i32 {
+    more(&ctx, &RECEIVED_MORE, Direction::Received)
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+fn returned_more(ctx: BtfTracePointContext) -> i32 {
+    more(&ctx, &RETURNED_MORE, Direction::Received)
+}
+
+/// The rest of a call with more parts than one program looks at.
+#[inline(always)]
+fn more(ctx: &BtfTracePointContext, next: &ProgramArray, place: Direction) -> i32 {
+    let Some((sk, work)) = super::under_way(ctx, place) else { return 0 };
+    let Some(conn) = super::conn(sk, false) else { return 0 };
+    if advance(sk, conn, work) {
+        // SAFETY: an empty slot falls through.
+        unsafe { next.tail_call(ctx, u32::from(HTTP)) };
+        // More parts than a chain of programs may look at.
+        give_up(conn, work);
+    }
+    0
+}
+
+/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
+#[inline(always)]
+pub(super) fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
+    for _ in 0..ROUNDS {
+        let mut call = work.call;
+        step(conn, &mut Kernel { work }, &mut call);
+        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
+            (conn.workload, conn.peer) = owner(sk, conn.role);
+        }
+        work.call.done = call.done;
+        if call.done >= call.total {
+            return false;
+        }
+    }
+    true
+}
+
+#[inline(always)]
+pub(super) fn give_up(conn: &mut Conn, work: &mut Scratch) {
+    let mut call = work.call;
+    conn.lose(&mut call);
+}
+
+#[inline(always)]
+pub(super) fn end_of_stream(conn: &mut Conn, work: &mut Scratch) {
+    conn.end_of_stream(&mut Kernel { work });
+}
+
+#[inline(always)]
+pub(super) fn finish(conn: &mut Conn, work: &mut Scratch) {
+    conn.finish(&mut Kernel { work });
+}
+
+/// The state machine's hands in the kernel.
+struct Kernel<'a> {
+    work: &'a mut Scratch,
+}
+
+impl Io for Kernel<'_> {
+    #[inline(always)]
+    fn parse(&mut self, half: &mut Half, is_request: bool, answered: u8, len: usize, reach: u32) -> Parsed {
+        let pass = &mut self.work.http.pass;
+        pass.prepare(half, is_request, answered, len, reach);
+        parse(self.work.place);
+        *half = self.work.http.pass.half;
+        self.work.http.pass.out
+    }
+
+    #[inline(always)]
+    fn read(&mut self, offset: u32, at: usize, most: usize) -> usize {
+        read_payload(self.work.place, u64::from(offset), at as u64, most as u64) as usize
+    }
+
+    #[inline(always)]
+    fn load_carry(&mut self, direction: Direction, _: usize) -> bool {
+        load_carry(self.work.place, direction as u64) != 0
+    }
+
+    #[inline(always)]
+    fn save_carry(&mut self, direction: Direction, _: usize) -> bool {
+        save_carry(self.work.place, direction as u64) != 0
+    }
+
+    #[inline(always)]
+    fn seen(&mut self) {
+        Events(&EVENTS).seen();
+    }
+
+    #[inline(always)]
+    fn route(&mut self, route: u64, at: usize, len: usize) {
+        // SAFETY: masked to the array's entries.
+        let named = unsafe {
+            &mut *self.work.http.named.as_mut_ptr().add((opaque(route) & (NAMED as u64 - 1)) as usize)
+        };
+        if *named != route && name_route(self.work.place, route, at as u64, len as u64) != 0 {
+            *named = route;
+        }
+    }
+
+    #[inline(always)]
+    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
+        let server = conn.role == ROLE_SERVER;
+        let role = if server { ROLE_SERVER } else { ROLE_CLIENT };
+        let route_or_peer = if server { exchange.route } else { conn.peer };
+        let rest = u64::from(exchange.status) | u64::from(exchange.method) << 16 | u64::from(role) << 24;
+        record(conn.workload, route_or_peer, rest, exchange.end.saturating_sub(exchange.start));
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        Events(&EVENTS).dropped(reason, count);
+    }
+}
+
+/// Runs the pass that is set up there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn parse(place: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Scratch { window, http, .. } = unsafe { &mut *work };
+    http.pass.run(window);
+    0
+}
+
+/// Reads up to `most` bytes of the call's payload into the window at `at`; how many, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn read_payload(place: u64, offset: u64, at: u64, most: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Scratch { window, payload, fresh_at, .. } = unsafe { &mut *work };
+    *fresh_at = at;
+    let Some((address, left)) = payload.seek(offset) else { return 0 };
+    let mut len = if most > left { left } else { most };
+    len = opaque(len);
+    if len > WINDOW as u64 {
+        len = WINDOW as u64;
+    }
+    // SAFETY: the slot is masked, the length bounded, and the window longer than both.
+    let failed =
+        unsafe { bpf_probe_read_user(window.slot(at as usize).cast(), len as u32, address as *const c_void) };
+    if failed != 0 { 0 } else { len }
+}
+
+/// Puts a carried line at the start of the window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn load_carry(place: u64, direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { (*work).sk } | direction;
+    let Some(carry) = CARRY.get_ptr(key) else { return 0 };
+    for i in 0..WINDOW / 8 {
+        // SAFETY: a live value, this CPU's element, and a masked index.
+        unsafe { (*work).window.copy_word(i).write_volatile((*carry).words[i]) };
+    }
+    1
+}
+
+/// Keeps the start of the window.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn save_carry(place: u64, direction: u64) -> u64 {
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let key = unsafe { (*work).sk } | direction;
+    // SAFETY: the window is longer than what is kept of it.
+    let start = unsafe { &*(*work).window.copy_word(0).cast_const().cast::<Carry>() };
+    u64::from(CARRY.insert(key, start, 0).is_ok())
+}
+
+/// Sends up the path in the window, if nobody has named its route yet; 1 if it is named now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -> u64 {
+    // SAFETY: the value is not looked at.
+    if unsafe { ROUTES.get(route) }.is_some() {
+        return 1;
+    }
+    if ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
+        return 0;
+    }
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let Scratch { window, http: Work { sample, .. }, .. } = unsafe { &mut *work };
+    let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
+    sample.route = route;
+    sample.len = len;
+    for (i, word) in sample.path.iter_mut().enumerate() {
+        // What follows the path is its query, which stays here.
+        *word = window.word(at as usize + 8 * i) & within(len, 8 * i as u64);
+    }
+    if SAMPLES.output::<RouteSample>(&*sample, 0).is_err() {
+        // Named another time.
+        let _: Result<(), i32> = ROUTES.remove(route);
+        return 0;
+    }
+    1
+}
+
+/// Counts one exchange of `ns`; `rest` is status, method and role as [`HttpKey`] has them. It must not use `WORK`: a
+/// connection that ends in an interrupt is recorded while another one is being parsed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn record(workload: u64, route_or_peer: u64, rest: u64, ns: u64) -> u64 {
+    let mut key = HttpKey {
+        workload,
+        route_or_peer,
+        status: rest as u16,
+        method: (rest >> 16) as u8,
+        role: (rest >> 24) as u8,
+        pad: 0,
+    };
+    let Some(used) = CELLS_USED.get_ptr_mut(0) else { return 0 };
+    let events = Events(&EVENTS);
+    let mut cell = TABLE.find(&key);
+    if cell.is_none() {
+        // SAFETY: a live element.
+        if unsafe { used.read_volatile() } >= MAX_CELLS.load() {
+            key.route_or_peer = if key.role == ROLE_SERVER { route::OTHER } else { u64::from(CLASS_OTHER) };
+        }
+        cell = TABLE.find_or_make(&key);
+    }
+    let Some(cell) = cell else {
+        events.dropped(Reason::MapFull, 1);
+        return 0;
+    };
+    if cell.new {
+        add(used, 1);
+    }
+    observe(cell.value, ns);
+    events.recorded();
+    0
+}

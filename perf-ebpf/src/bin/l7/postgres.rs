@@ -1,0 +1,359 @@
+//! PostgreSQL: the program that follows a call.
+//!
+//! Maps: `PG_CONNS` (socket → state), `STATEMENTS` (socket and name → fingerprint of a prepared statement or a portal), `CUT`
+//! (socket → a statement of which one call brought a part), a table of histograms by workload, fingerprint, peer and
+//! outcome; `NAMED` (fingerprints with a name) and `SQL_SAMPLES` (the normalised text that names a new one).
+//! Metrics: `db_query_duration_seconds`, `db_server_query_duration_seconds`.
+
+#[path = "postgres/stages.rs"]
+mod stages;
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::db::{DbKey, POSTGRESQL};
+use perf_common::events::Reason;
+use perf_common::histogram::Histogram;
+use perf_common::l7::{
+    Call, Direction, POSTGRES, PROTOCOL_UNKNOWN, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
+};
+use perf_common::postgres::{
+    Conn, Exchange, Io, Settle, StatementKey,
+    message::{Found, Half, NAME, Pass, SECOND_NAME, SKIP, SQL, STARTUP},
+    step,
+};
+use perf_common::sql::{SqlSample, Statement};
+use perf_ebpf::count::{EVENT_COUNTERS, Events};
+use perf_ebpf::kernel::Ptr;
+use perf_ebpf::{get, socket};
+use stages::{
+    define, fill_block, fingerprint, is_request_chain, load_statement, lookup, parse_greeting,
+    parse_messages, parse_name, parse_sql, save_statement, settle_waiting,
+};
+pub(super) use stages::{fill, peek_payload, record_query};
+
+use super::{FILES, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, Work as Scratch};
+
+// As many as the configuration asks for.
+perf_ebpf::table!(DbKey => Histogram, 10_240, DB_INDEX, DB_CELLS, DB_FREE, DB_RECENT);
+
+/// How many cells may be made before new statements and peers are counted as `other`.
+#[unsafe(no_mangle)]
+static MAX_DB_CELLS: Global<u64> = Global::new(8192);
+#[map]
+static DB_USED: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static PG_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
+
+#[btf_map]
+static PG_CONNS: SkStorage<Conn> = SkStorage::new();
+/// The same on kernels where only the socket's address is known; one entry elsewhere.
+#[map]
+static PG_BY_ADDR: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
+#[map]
+static PG_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
+/// The oldest go first; a statement that is used after that counts as `other`.
+#[map]
+static STATEMENTS: LruHashMap<StatementKey, u64> = LruHashMap::with_max_entries(32_768, 0);
+/// Keyed by the socket's address. What goes when there are too many costs its statement the name, not the count.
+#[map]
+static CUT: LruHashMap<u64, Statement> = LruHashMap::with_max_entries(1024, 0);
+#[map]
+static NAMED: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
+#[map]
+static SQL_SAMPLES: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
+
+/// What PostgreSQL needs of [`super::Work`].
+#[repr(C)]
+pub(super) struct Work {
+    pass: Pass,
+    statement: Statement,
+    sample: SqlSample,
+    /// A copy, for what is too much to be part of the program that has the socket.
+    conn: Conn,
+}
+
+/// Parts of one call per program: up to a message that matters, or a block of ones that do not.
+const ROUNDS: usize = 4;
+
+#[btf_tracepoint(function = "sock_send_length")]
+fn pg_sent(ctx: BtfTracePointContext) -> i32 {
+    follow(&ctx, &SENT_MORE, Direction::Sent)
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+fn pg_received(ctx: BtfTracePointContext) -> i32 {
+    follow(&ctx, &RECEIVED_MORE, Direction::Received)
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+fn pg_returned(ctx: BtfTracePointContext) -> i32 {
+    follow(&ctx, &RETURNED_MORE, Direction::Received)
+}
+
+/// Looks at a call, or at what is left of it, and tells the connection what came of it.
+#[inline(always)]
+fn follow(ctx: &BtfTracePointContext, next: &ProgramArray, place: Direction) -> i32 {
+    let Some((sk, work)) = super::under_way(ctx, place) else { return 0 };
+    let Some(all) = super::conn(sk, false) else { return 0 };
+    let Some(conn) = state(sk, true) else { return 0 };
+    if work.call.done == 0 {
+        work.pg.pass.len = 0;
+    }
+    let more = advance(sk, conn, work);
+    if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {
+        all.protocol = POSTGRES;
+        if !conn.is_request(work.call.direction) {
+            all.last = work.call.now;
+        }
+    } else {
+        all.protocol = PROTOCOL_UNKNOWN;
+    }
+    if all.protocol == POSTGRES || conn.role == ROLE_OPAQUE {
+        all.role = conn.role;
+    } else {
+        all.role = ROLE_UNKNOWN;
+    }
+    all.offered = if conn.has_beginning() { POSTGRES } else { PROTOCOL_UNKNOWN };
+    if more {
+        // SAFETY: an empty slot falls through.
+        unsafe { next.tail_call(ctx, u32::from(POSTGRES)) };
+        let mut call = work.call;
+        conn.lose(&mut Kernel { work }, &mut call);
+    }
+    0
+}
+
+/// The state of a socket's connection.
+#[inline(always)]
+fn state(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
+    let storage = get(&FILES).by_descriptor == 0;
+    // SAFETY: maps of this object; an all-zero connection is a new one.
+    unsafe { socket::state(&PG_CONNS, &PG_BY_ADDR, &PG_ZERO, sk, storage, create) }
+}
+
+/// The bytes of a client's connection ended.
+#[inline(always)]
+pub(super) fn end_of_stream(sk: Ptr) {
+    if let Some(conn) = state(sk, false) {
+        conn.end_of_stream(&mut Ending);
+    }
+}
+
+/// A connection ends.
+#[inline(always)]
+pub(super) fn finish(sk: Ptr) {
+    if let Some(conn) = state(sk, false) {
+        conn.finish(&mut Ending);
+    }
+}
+
+/// The socket is gone; only where its address is the key.
+#[inline(always)]
+pub(super) fn forget(sk: Ptr) {
+    let _: Result<(), i32> = PG_BY_ADDR.remove(sk.key());
+}
+
+/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
+#[inline(always)]
+fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
+    for _ in 0..ROUNDS {
+        let mut call = work.call;
+        step(conn, &mut Kernel { work }, &mut call);
+        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
+            (conn.workload, conn.peer) = super::owner(sk, conn.role);
+        }
+        work.call.done = call.done;
+        if call.done >= call.total {
+            return false;
+        }
+    }
+    true
+}
+
+/// Its hands where a connection ends: in an interrupt that may stand in the middle of another one's work.
+struct Ending;
+
+impl Io for Ending {
+    #[inline(always)]
+    fn peek(&mut self, _: &Call) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, _: &Call) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_chain(&mut self, _: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn parse(&mut self, _: &mut Half, _: bool) -> Found {
+        Found::EMPTY
+    }
+
+    #[inline(always)]
+    fn save_statement(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn load_statement(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn fingerprint(&mut self) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn define(&mut self, _: u64, _: u64) {}
+
+    #[inline(always)]
+    fn lookup(&mut self, _: u64) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        conn.settle(self, settle);
+    }
+
+    #[inline(always)]
+    fn seen(&mut self) {}
+
+    #[inline(always)]
+    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
+        count(conn, exchange);
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        Events(&PG_EVENTS).dropped(reason, count);
+    }
+}
+
+#[inline(always)]
+fn count(conn: &Conn, exchange: &Exchange) {
+    let rest = DbKey::rest(POSTGRESQL, conn.role, exchange.failed, exchange.count);
+    let ns = exchange.end.saturating_sub(exchange.start);
+    if record_query(conn.workload, exchange.fingerprint, conn.peer, rest, ns) != 0 {
+        Events(&PG_EVENTS).recorded_many(u64::from(exchange.count));
+    } else {
+        Events(&PG_EVENTS).dropped(Reason::MapFull, exchange.count);
+    }
+}
+
+/// The state machine's hands in the kernel.
+struct Kernel<'a> {
+    work: &'a mut Scratch,
+}
+
+impl Io for Kernel<'_> {
+    #[inline(always)]
+    fn peek(&mut self, call: &Call) -> u64 {
+        peek_payload(self.work.place, u64::from(call.done))
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, call: &Call) -> bool {
+        fill_block(self.work.place, u64::from(call.done), u64::from(call.total)) != 0
+    }
+
+    #[inline(always)]
+    fn is_chain(&mut self, total: u32) -> bool {
+        is_request_chain(self.work.place, u64::from(total)) != 0
+    }
+
+    #[inline(always)]
+    fn parse(&mut self, half: &mut Half, is_request: bool) -> Found {
+        let pass = &mut self.work.pg.pass;
+        pass.prepare(half, is_request);
+        let from = pass.pos;
+        let mut phase = half.phase;
+        if phase >= STARTUP {
+            parse_greeting(self.work.place);
+        } else {
+            if phase <= SKIP {
+                phase = parse_messages(self.work.place) as u8;
+            }
+            if phase == NAME {
+                phase = parse_name(self.work.place) as u8;
+            }
+            if phase == SECOND_NAME {
+                phase = parse_name(self.work.place) as u8;
+            }
+            if phase == SQL {
+                parse_sql(self.work.place);
+            }
+        }
+        let pass = &mut self.work.pg.pass;
+        *half = pass.half;
+        pass.out.consumed = pass.pos - from;
+        pass.out
+    }
+
+    #[inline(always)]
+    fn save_statement(&mut self) -> bool {
+        save_statement(self.work.place) != 0
+    }
+
+    #[inline(always)]
+    fn load_statement(&mut self) -> bool {
+        load_statement(self.work.place) != 0
+    }
+
+    #[inline(always)]
+    fn fingerprint(&mut self) -> u64 {
+        fingerprint(self.work.place)
+    }
+
+    #[inline(always)]
+    fn define(&mut self, name: u64, fingerprint: u64) {
+        define(self.work.place, name, fingerprint);
+    }
+
+    #[inline(always)]
+    fn lookup(&mut self, name: u64) -> u64 {
+        lookup(self.work.place, name)
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        let (from, to) =
+            (core::ptr::from_mut(conn).cast::<u64>(), (&raw mut self.work.pg.conn).cast::<u64>());
+        for i in 0..size_of::<Conn>() / 8 {
+            // SAFETY: both are as long as that.
+            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        }
+        settle_waiting(
+            self.work.place,
+            settle.what.into(),
+            settle.reason as u64,
+            settle.most.into(),
+            settle.end,
+        );
+        conn.take_over(&self.work.pg.conn);
+    }
+
+    #[inline(always)]
+    fn seen(&mut self) {
+        Events(&PG_EVENTS).seen();
+    }
+
+    #[inline(always)]
+    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
+        count(conn, exchange);
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        Events(&PG_EVENTS).dropped(reason, count);
+    }
+}

@@ -1,0 +1,259 @@
+//! Redis: the program that follows a call.
+//!
+//! Maps: `RD_CONNS` (socket → state); its cells are in the table of the databases.
+//! Metrics: `db_query_duration_seconds`, `db_server_query_duration_seconds`.
+
+#[path = "redis/stages.rs"]
+mod stages;
+
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
+use aya_ebpf::maps::{HashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::db::{DbKey, REDIS as SYSTEM};
+use perf_common::events::Reason;
+use perf_common::l7::{
+    Call, Direction, PROTOCOL_UNKNOWN, REDIS, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
+};
+use perf_common::redis::message::{Found, HEAD, Half, INLINE, LINE, NUMBER, Pass, REST, TEXT};
+use perf_common::redis::verb::Text;
+use perf_common::redis::{Conn, Exchange, Io, Settle, step};
+use perf_ebpf::count::{EVENT_COUNTERS, Events};
+use perf_ebpf::kernel::Ptr;
+use perf_ebpf::{get, socket};
+use stages::{rd_begin, rd_fill, rd_lines, rd_number, rd_settle, rd_text};
+
+use super::postgres::{peek_payload, record_query};
+use super::{FILES, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, Work as Scratch};
+
+#[map]
+static RD_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
+#[btf_map]
+static RD_CONNS: SkStorage<Conn> = SkStorage::new();
+/// The same on kernels where only the socket's address is known; one entry elsewhere.
+#[map]
+static RD_BY_ADDR: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
+#[map]
+static RD_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
+
+/// What Redis needs of [`super::Work`], besides the block.
+#[repr(C)]
+pub(super) struct Work {
+    pass: Pass,
+    /// A copy, for what is too much to be part of the program that has the socket.
+    conn: Conn,
+}
+
+/// Parts of one call per program: a run of commands of one verb, or of replies with one outcome.
+const ROUNDS: usize = 4;
+
+#[btf_tracepoint(function = "sock_send_length")]
+fn rd_sent(ctx: BtfTracePointContext) -> i32 {
+    follow(&ctx, &SENT_MORE, Direction::Sent)
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+fn rd_received(ctx: BtfTracePointContext) -> i32 {
+    follow(&ctx, &RECEIVED_MORE, Direction::Received)
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+fn rd_returned(ctx: BtfTracePointContext) -> i32 {
+    follow(&ctx, &RETURNED_MORE, Direction::Received)
+}
+
+/// Looks at a call, or at what is left of it, and tells the connection what came of it.
+#[inline(always)]
+fn follow(ctx: &BtfTracePointContext, next: &ProgramArray, place: Direction) -> i32 {
+    let Some((sk, work)) = super::under_way(ctx, place) else { return 0 };
+    let Some(all) = super::conn(sk, false) else { return 0 };
+    let Some(conn) = state(sk, true) else { return 0 };
+    if work.call.done == 0 {
+        work.redis.pass.len = 0;
+    }
+    let more = advance(sk, conn, work);
+    if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {
+        all.protocol = REDIS;
+        all.role = conn.role;
+        if !conn.is_request(work.call.direction) {
+            all.last = work.call.now;
+        }
+    } else {
+        all.role = if all.protocol == REDIS { conn.role } else { ROLE_UNKNOWN };
+        all.protocol = PROTOCOL_UNKNOWN;
+    }
+    all.offered = if conn.has_beginning() { REDIS } else { PROTOCOL_UNKNOWN };
+    if more {
+        // SAFETY: an empty slot falls through.
+        unsafe { next.tail_call(ctx, u32::from(REDIS)) };
+        let mut call = work.call;
+        conn.lose(&mut Kernel { work }, &mut call);
+    }
+    0
+}
+
+/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
+#[inline(always)]
+fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
+    for _ in 0..ROUNDS {
+        let mut call = work.call;
+        step(conn, &mut Kernel { work }, &mut call);
+        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
+            (conn.workload, conn.peer) = super::owner(sk, conn.role);
+        }
+        work.call.done = call.done;
+        if call.done >= call.total {
+            return false;
+        }
+    }
+    true
+}
+
+/// The state of a socket's connection.
+#[inline(always)]
+fn state(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
+    let storage = get(&FILES).by_descriptor == 0;
+    // SAFETY: maps of this object; an all-zero connection is a new one.
+    unsafe { socket::state(&RD_CONNS, &RD_BY_ADDR, &RD_ZERO, sk, storage, create) }
+}
+
+/// The bytes of a client's connection ended.
+#[inline(always)]
+pub(super) fn end_of_stream(sk: Ptr) {
+    if let Some(conn) = state(sk, false) {
+        conn.end_of_stream(&mut Ending);
+    }
+}
+
+/// A connection ends.
+#[inline(always)]
+pub(super) fn finish(sk: Ptr) {
+    if let Some(conn) = state(sk, false) {
+        conn.finish(&mut Ending);
+    }
+}
+
+/// The socket is gone; only where its address is the key.
+#[inline(always)]
+pub(super) fn forget(sk: Ptr) {
+    let _: Result<(), i32> = RD_BY_ADDR.remove(sk.key());
+}
+
+#[inline(always)]
+fn count(conn: &Conn, exchange: &Exchange) {
+    let rest = DbKey::rest(SYSTEM, conn.role, exchange.failed, exchange.count);
+    let ns = exchange.end.saturating_sub(exchange.start);
+    if record_query(conn.workload, u64::from(exchange.verb), conn.peer, rest, ns) != 0 {
+        Events(&RD_EVENTS).recorded_many(u64::from(exchange.count));
+    } else {
+        Events(&RD_EVENTS).dropped(Reason::MapFull, exchange.count);
+    }
+}
+
+/// Its hands where a connection ends: in an interrupt that may stand in the middle of another one's work.
+struct Ending;
+
+impl Io for Ending {
+    #[inline(always)]
+    fn peek(&mut self, _: &Call) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, _: &Call) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn parse(&mut self, _: &mut Half, _: &mut Text, _: bool) -> Found {
+        Found::EMPTY
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        conn.settle(self, settle);
+    }
+
+    #[inline(always)]
+    fn seen(&mut self, _: u32) {}
+
+    #[inline(always)]
+    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
+        count(conn, exchange);
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        Events(&RD_EVENTS).dropped(reason, count);
+    }
+}
+
+/// The state machine's hands in the kernel.
+struct Kernel<'a> {
+    work: &'a mut Scratch,
+}
+
+impl Io for Kernel<'_> {
+    #[inline(always)]
+    fn peek(&mut self, call: &Call) -> u64 {
+        peek_payload(self.work.place, u64::from(call.done))
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, call: &Call) -> bool {
+        rd_fill(self.work.place, u64::from(call.done), u64::from(call.total)) != 0
+    }
+
+    #[inline(always)]
+    fn parse(&mut self, half: &mut Half, text: &mut Text, is_request: bool) -> Found {
+        let place = self.work.place;
+        let pass = &mut self.work.redis.pass;
+        pass.prepare(half, text);
+        let from = pass.pos;
+        let mut phase = half.phase;
+        if phase == HEAD {
+            phase = rd_lines(place, u64::from(is_request)) as u8;
+            if phase == HEAD && self.work.redis.pass.is_stuck() {
+                phase = rd_begin(place, u64::from(is_request)) as u8;
+            }
+        }
+        if phase == NUMBER {
+            rd_number(place, u64::from(is_request));
+        } else if phase == TEXT || phase == INLINE || phase == REST || phase == LINE {
+            rd_text(place, u64::from(phase), u64::from(is_request));
+        }
+        let pass = &mut self.work.redis.pass;
+        *half = pass.half;
+        *text = pass.text;
+        pass.out.consumed = pass.pos - from;
+        pass.out
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, conn: &mut Conn, settle: &Settle) {
+        let (from, to) =
+            (core::ptr::from_mut(conn).cast::<u64>(), (&raw mut self.work.redis.conn).cast::<u64>());
+        for i in 0..size_of::<Conn>() / 8 {
+            // SAFETY: both are as long as that.
+            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        }
+        let what = u64::from(settle.what) | u64::from(settle.failed) << 8;
+        rd_settle(self.work.place, what, settle.reason as u64, settle.count.into(), settle.end);
+        conn.take_over(&self.work.redis.conn);
+    }
+
+    #[inline(always)]
+    fn seen(&mut self, count: u32) {
+        Events(&RD_EVENTS).seen_many(u64::from(count));
+    }
+
+    #[inline(always)]
+    fn record(&mut self, conn: &Conn, exchange: &Exchange) {
+        count(conn, exchange);
+    }
+
+    #[inline(always)]
+    fn dropped(&mut self, reason: Reason, count: u32) {
+        Events(&RD_EVENTS).dropped(reason, count);
+    }
+}
