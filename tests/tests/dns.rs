@@ -3,6 +3,7 @@
 #![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
@@ -185,6 +186,42 @@ fn a_server_that_never_answers_shows_as_timeouts() {
     assert_eq!(page.losses_of("dns"), [""; 0]);
     assert_eq!(page.unaccounted("dns"), 0.0);
     drop(silent);
+}
+
+#[test]
+fn alone_on_the_hooks_it_counts_the_same() {
+    let udp = UdpSocket::bind(SERVER).unwrap();
+    let tcp = TcpListener::bind(SERVER).unwrap();
+    let none = "probes: {http: {enabled: false}, postgres: {enabled: false}}\n";
+    for (config, is_alone) in [(none, true), ("", false)] {
+        let agent = Agent::with(config);
+        let up = |probe| agent.page().sum("perf_agent_probe_up", &[("probe", probe)]);
+        assert_eq!((up("l7") == 0.0, up("dns") == 0.0), (is_alone, false));
+        let client = Client::open(SERVER.into());
+        for id in 0..10 {
+            client.send(&query(id, b"alone.test", A));
+            let mut message = [0; 512];
+            let (length, from) = udp.recv_from(&mut message).unwrap();
+            udp.send_to(&answer(&message[..length], 0), from).unwrap();
+            client.socket.recv(&mut message).unwrap();
+        }
+        let mut stream = TcpStream::connect(SERVER).unwrap();
+        let (mut accepted, _) = tcp.accept().unwrap();
+        let question = framed(&query(99, b"alone.test", AAAA));
+        stream.write_all(&question).unwrap();
+        accepted.read_exact(&mut vec![0; question.len()]).unwrap();
+        let reply = framed(&answer(&query(99, b"alone.test", AAAA), 0));
+        accepted.write_all(&reply).unwrap();
+        stream.read_exact(&mut vec![0; reply.len()]).unwrap();
+        let me = comm();
+        let page = agent.expect_all(&[
+            ("dns_lookups_total", &[("service", &me), ("qtype", "A")], 10.0),
+            ("dns_lookups_total", &[("service", &me), ("qtype", "AAAA")], 1.0),
+            ("dns_server_queries_total", &[("service", &me)], 11.0),
+        ]);
+        assert_eq!(page.losses_of("dns"), [""; 0]);
+        agent.expect_no_loss("dns");
+    }
 }
 
 #[test]
