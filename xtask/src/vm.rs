@@ -196,7 +196,16 @@ fn print_checks(report: &Report) -> Tally {
     );
     // On every kernel all of them: a hook that one lacks has another in its place.
     for count in &report.counts {
-        check(count.holds(), &format!("{}: expected {}, got {}", count.name, count.expected, count.got));
+        let missed = match count.missed {
+            0 => String::new(),
+            missed => {
+                format!(" (the kernel says that it skipped {missed} runs: at most so many may be amiss)")
+            }
+        };
+        check(
+            count.holds(),
+            &format!("{}: expected {}, got {}{missed}", count.name, count.expected, count.got),
+        );
     }
     if tally.failed > 0 {
         println!("--- the driver's and the agent's last lines\n{}", report.output_tail);

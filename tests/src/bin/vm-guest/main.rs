@@ -1,7 +1,8 @@
 //! What runs inside a guest of `cargo xtask vm`: starts the agent, makes traffic of known count, and compares.
 //!
-//! It speaks to the outside by lines: `@@PROBES <json>` and `@@COUNT <name> expected=<n> got=<m>`; everything else is for
-//! people. Server and client are processes of their own, because the agent names a workload without a unit by its `comm`.
+//! It speaks to the outside by lines: `@@PROBES <json>` and `@@COUNT <name> expected=<n> got=<m> missed=<k>`; everything else
+//! is for people. `missed` is how many runs of the programs that count this the kernel skipped, which kernels do that preempt
+//! tasks inside of it: by so much the count may be off, and no more. Server and client are processes of their own, because the agent names a workload without a unit by its `comm`.
 #![allow(clippy::print_stdout, reason = "stdout is the serial line that the outside reads")]
 
 mod dns;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::metrics::Page;
+use crate::metrics::{Page, probes_of};
 use crate::traffic::{Plan, Requests};
 
 const AGENT: &str = "127.0.0.1:9100";
@@ -44,7 +45,6 @@ fn drive() -> Result<()> {
     let mut agent =
         Command::new("/bin/perf-agent").stdin(Stdio::null()).spawn().context("starting perf-agent")?;
     let checked = ready(&mut agent).and_then(|()| check(&plan));
-    print_missed(agent.id());
     let stopped = stop(&mut agent);
     checked.and(stopped)
 }
@@ -64,19 +64,6 @@ fn ready(agent: &mut Child) -> Result<()> {
     }
     println!("perf-agent was ready after {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// Runs that the kernel left out because the same program was under way on that CPU already.
-fn print_missed(pid: u32) {
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten() {
-        let info = fs::read_to_string(entry.path()).unwrap_or_default();
-        let field = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-        if let (Some(id), Some(missed)) = (field("prog_id:"), field("recursion_misses:"))
-            && missed != "0"
-        {
-            println!("BPF program {id} missed {missed} runs");
-        }
-    }
 }
 
 /// Where a hanging agent hangs. One with an empty stack runs; all its time in the kernel means that it is in the verifier.
@@ -109,11 +96,17 @@ fn check(plan: &Plan) -> Result<()> {
         after = Page::read(&traffic::get(AGENT, "/metrics")?);
     }
     for count in &expected {
-        println!("@@COUNT {} expected={} got={}", count.name(), count.expected, count.got(&before, &after));
+        let missed = missed(&after, count.probes());
+        println!(
+            "@@COUNT {} expected={} got={} missed={missed}",
+            count.name(),
+            count.expected,
+            count.got(&before, &after)
+        );
     }
     let switches =
         after.sum("sched_context_switches_total", &[]) - before.sum("sched_context_switches_total", &[]);
-    println!("@@COUNT sched_context_switches_total expected=>0 got={switches}");
+    println!("@@COUNT sched_context_switches_total expected=>0 got={switches} missed=0");
     contract(&after);
     if !expected.iter().all(|count| count.got(&before, &after).total_cmp(&count.expected).is_eq()) {
         println!(
@@ -122,6 +115,13 @@ fn check(plan: &Plan) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// How many runs of these slices' programs the kernel has skipped. One such run is one message that is not seen, and each
+/// count is of at most one thing for each message; but it can be one too many as well, as a lookup whose answer was missed is
+/// one that timed out.
+fn missed(page: &Page, probes: &[&str]) -> f64 {
+    probes.iter().map(|probe| page.sum("perf_agent_missed_runs_total", &[("probe", probe)])).sum()
 }
 
 /// What a probe saw is recorded or dropped for a reason. Only the request for this very page is still under way, seen at
@@ -133,12 +133,13 @@ fn contract(page: &Page) {
         let counted = of("perf_agent_events_recorded_total") + of("perf_agent_events_dropped_total");
         let under_way = if probe == "http" && seen > 0.0 { 2.0 } else { 0.0 };
         println!(
-            "@@COUNT perf_agent_events_total{{probe=\"{probe}\"}} expected={} got={seen}",
-            counted + under_way
+            "@@COUNT perf_agent_events_total{{probe=\"{probe}\"}} expected={} got={seen} missed={}",
+            counted + under_way,
+            missed(page, probes_of(probe))
         );
     }
     if page.values("perf_agent_events_total", "probe").is_empty() {
-        println!("@@COUNT perf_agent_events_total expected=>0 got=0");
+        println!("@@COUNT perf_agent_events_total expected=>0 got=0 missed=0");
     }
 }
 

@@ -89,9 +89,24 @@ impl Expected {
         after.sum(self.metric, &self.labels) - before.sum(self.metric, &self.labels)
     }
 
+    /// The slices whose programs make this count.
+    pub(crate) fn probes(&self) -> &'static [&'static str] {
+        probes_of(self.metric.split('_').next().unwrap_or_default())
+    }
+
     pub(crate) fn name(&self) -> String {
         let labels: Vec<String> =
             self.labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         format!("{}{{{}}}", self.metric, labels.join(","))
+    }
+}
+
+/// The slices whose programs see what a metric's first word, or the name of a probe, tells. DNS comes by way of `l7`.
+pub(crate) fn probes_of(word: &str) -> &'static [&'static str] {
+    match word {
+        "tcp" => &["tcp"],
+        "sched" => &["sched"],
+        "dns" => &["l7", "dns"],
+        _ => &["l7"],
     }
 }
