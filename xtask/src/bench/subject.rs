@@ -63,7 +63,7 @@ impl Subject {
 }
 
 /// The probes that `--split` takes apart.
-pub(super) const PROBES: [&str; 4] = ["tcp", "sched", "http", "postgres"];
+pub(super) const PROBES: [&str; 5] = ["tcp", "sched", "http", "postgres", "redis"];
 
 /// Ends when dropped; [`Running::stop`] also tells if it ended badly.
 pub(super) enum Running {
