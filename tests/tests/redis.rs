@@ -41,15 +41,16 @@ impl Redis {
     fn done(&self) -> BTreeMap<String, f64> {
         let stats = self.cli(&["INFO", "commandstats"]);
         let lines = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_"));
-        lines.map(|line| {
-            let (verb, rest) = line.split_once(":calls=").unwrap();
-            let verb = verb.split('|').next().unwrap().to_uppercase();
-            (verb, rest.split(',').next().unwrap().parse().unwrap())
-        })
-        .fold(BTreeMap::new(), |mut all, (verb, calls): (String, f64)| {
-            *all.entry(verb).or_default() += calls;
-            all
-        })
+        lines
+            .map(|line| {
+                let (verb, rest) = line.split_once(":calls=").unwrap();
+                let verb = verb.split('|').next().unwrap().to_uppercase();
+                (verb, rest.split(',').next().unwrap().parse().unwrap())
+            })
+            .fold(BTreeMap::new(), |mut all, (verb, calls): (String, f64)| {
+                *all.entry(verb).or_default() += calls;
+                all
+            })
     }
 
     fn destination(&self) -> String {
@@ -90,7 +91,7 @@ fn the_benchmark_is_counted_to_the_command() {
     }
     let page = agent.page();
     let losses: Vec<String> =
-        page.losses().into_iter().filter(|loss| loss.contains("redis")).map(|loss| loss.to_owned()).collect();
+        page.losses().into_iter().filter(|loss| loss.contains("redis")).cloned().collect();
     assert_eq!(losses, [""; 0], "nothing was lost");
 }
 
