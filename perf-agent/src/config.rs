@@ -62,6 +62,8 @@ pub(crate) struct Probes {
     pub(crate) sched: Sched,
     pub(crate) http: Http,
     pub(crate) postgres: Postgres,
+    pub(crate) redis: Redis,
+    pub(crate) max_db_series: MaxSeries,
     pub(crate) dns: Dns,
 }
 
@@ -69,11 +71,11 @@ impl Probes {
     /// Each slice's name and whether it is switched on, in the order in which they are shown. All protocols above TCP are one.
     pub(crate) fn enabled(&self) -> [(&'static str, bool); 4] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
-        let Self { tcp, sched, http, postgres, dns } = self;
+        let Self { tcp, sched, http, postgres, redis, max_db_series: _, dns } = self;
         [
             ("tcp", tcp.enabled),
             ("sched", sched.enabled),
-            ("l7", http.enabled || postgres.enabled),
+            ("l7", http.enabled || postgres.enabled || redis.enabled),
             ("dns", dns.enabled),
         ]
     }
@@ -124,12 +126,24 @@ impl Default for Http {
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct Postgres {
     pub(crate) enabled: bool,
-    pub(crate) max_series: MaxSeries,
 }
 
 impl Default for Postgres {
     fn default() -> Self {
-        Self { enabled: true, max_series: MaxSeries::default() }
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Redis {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

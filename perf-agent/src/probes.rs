@@ -1,9 +1,11 @@
 //! The probes: which exist, which of them run on this kernel, and what they have measured.
 
+mod db;
 mod dns;
 mod http;
 mod l7;
 mod postgres;
+mod redis;
 mod sched;
 mod tcp;
 
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
 use perf_common::histogram::Histogram;
-use perf_common::l7::{HTTP, POSTGRES};
+use perf_common::l7::{HTTP, POSTGRES, REDIS};
 use perf_common::peer::{Peer, class_name};
 use perf_common::workload::Workload;
 use serde::Serialize;
@@ -102,9 +104,10 @@ impl Probes {
             regs: regs.clone().unwrap_or_default(),
             files: files.clone().unwrap_or_default(),
             protocols_on: u64::from(config.probes.http.enabled) << HTTP
-                | u64::from(config.probes.postgres.enabled) << POSTGRES,
+                | u64::from(config.probes.postgres.enabled) << POSTGRES
+                | u64::from(config.probes.redis.enabled) << REDIS,
             max_cells: config.probes.http.max_series.get().into(),
-            max_db_cells: config.probes.postgres.max_series.get().into(),
+            max_db_cells: config.probes.max_db_series.get().into(),
             max_domains: dns::max_domains(config).into(),
         };
         let mut loader = Loader::new(&kernel, &globals)?;
@@ -228,7 +231,8 @@ impl Status {
             state: State::Disabled,
             reason: "switched off in the configuration".to_owned(),
             remedy: match probe {
-                "l7" => "set probes.http.enabled or probes.postgres.enabled to true".to_owned(),
+                "l7" => "set enabled to true for a protocol: probes.http, probes.postgres or probes.redis"
+                    .to_owned(),
                 _ => format!("set probes.{probe}.enabled to true"),
             },
         }

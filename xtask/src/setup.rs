@@ -60,7 +60,7 @@ struct Package {
     service: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 15] = [
+const PACKAGES: [Package; 16] = [
     Package { program: "nginx", debian: "nginx-light", why: "a server to measure", service: Some("nginx") },
     Package { program: "wrk", debian: "wrk", why: "keep-alive load", service: None },
     Package { program: "ab", debian: "apache2-utils", why: "an exact number of requests", service: None },
@@ -84,6 +84,12 @@ const PACKAGES: [Package; 15] = [
         debian: "postgresql",
         why: "a database to measure, with pgbench and pg_stat_statements",
         service: Some("postgresql"),
+    },
+    Package {
+        program: "redis-server",
+        debian: "redis",
+        why: "another database to measure, with its benchmark",
+        service: Some("redis-server"),
     },
     Package {
         program: "openssl",

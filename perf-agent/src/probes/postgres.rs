@@ -1,54 +1,30 @@
-//! PostgreSQL queries, server and client side. See `perf-ebpf/src/bin/l7/postgres.rs`.
+//! PostgreSQL's part of [`super::db`]: what its statements are called. See `perf-ebpf/src/bin/l7/postgres.rs`.
 
 mod naming;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
-use perf_common::db::{DbKey, SYSTEMS};
-use perf_common::histogram::Histogram;
-use perf_common::l7::{ROLE_SERVER, ROLE_UNKNOWN};
 use perf_common::sql::{self, SqlSample, TEXT};
-use perf_common::workload::OTHER;
 
-use super::{Account, Names, Write, is_over, merged};
-use crate::identity::Identity;
-use crate::maps::{Counters, Table};
-use crate::page::{Kind, Page};
-use naming::Name;
+use super::db::Name;
+use super::{Account, is_over};
+use crate::maps::Counters;
 
-/// PostgreSQL's part of the slice.
 pub(super) struct Postgres {
-    table: Table,
     events: Counters,
     samples: RingBuf<MapData>,
     statements: Statements,
 }
 
-/// What a series counts under.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Series {
-    identity: Identity,
-    system: u8,
-    name: Name,
-    /// `None` on the server's side.
-    destination: Option<String>,
-    failed: bool,
-}
-
 impl Postgres {
-    pub(super) fn prepare(object: &mut Ebpf) -> anyhow::Result<()> {
-        Table::prepare::<_, Histogram>(object, "DB_", &[DbKey { workload: OTHER, ..DbKey::default() }])
-    }
-
     /// Once its programs are loaded, which need the maps to be in the object.
     pub(super) fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
         let samples = object.take_map("SQL_SAMPLES").context("the object has no map SQL_SAMPLES")?;
         Ok(Self {
-            table: Table::take(object, "DB_")?,
             events: Counters::take(object, "PG_EVENTS")?,
             samples: RingBuf::try_from(samples)?,
             statements: Statements::default(),
@@ -62,68 +38,13 @@ impl Postgres {
         }
     }
 
+    /// The name of a fingerprint; none as long as it may still come.
+    pub(super) fn name(&mut self, fingerprint: u64) -> Option<Name> {
+        self.statements.name(fingerprint)
+    }
+
     pub(super) fn account(&self) -> Account {
         Account { probe: "postgres", events: self.events.sums() }
-    }
-
-    pub(super) fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { table, statements, .. } = self;
-        let mut server = Vec::new();
-        let mut client = Vec::new();
-        table.each::<DbKey, Histogram>(|_, key, histogram| {
-            let DbKey { workload, fingerprint, peer, role, failed, system, pad: _ } = *key;
-            if role == ROLE_UNKNOWN {
-                // The table's first cell, which has no use here: what finds no room is `other` per workload.
-                return;
-            }
-            let Some(name) = statements.name(fingerprint) else { return };
-            let is_server = role == ROLE_SERVER;
-            let series = Series {
-                identity: names.identity(workload),
-                system,
-                name,
-                destination: (!is_server).then(|| names.destination(peer)),
-                failed: failed != 0,
-            };
-            if is_server { &mut server } else { &mut client }.push((series, *histogram));
-        })?;
-        write(
-            names,
-            page,
-            "db_query_duration_seconds",
-            "From sending a query's first byte until the server was ready for the next, or until it had completed one of several that were sent together.",
-            &merged(client, Histogram::merge),
-        );
-        write(
-            names,
-            page,
-            "db_server_query_duration_seconds",
-            "From the arrival of a query's first byte, the socket's queue included, until the end of its answer was handed to the kernel.",
-            &merged(server, Histogram::merge),
-        );
-        Ok(())
-    }
-}
-
-fn write(names: &Names, page: &mut Page, family: &str, help: &str, series: &BTreeMap<Series, Histogram>) {
-    let with_labels = |series: &Series, write: Write<'_>| {
-        let [service, container, pod] = series.identity.labels();
-        let status = if series.failed { "error" } else { "ok" };
-        let all = [
-            service,
-            container,
-            pod,
-            ("db_system", SYSTEMS.get(usize::from(series.system)).copied().unwrap_or("other")),
-            ("query_type", &series.name.query_type),
-            ("table", &series.name.table),
-            ("status", status),
-            ("destination", series.destination.as_deref().unwrap_or_default()),
-        ];
-        write(if series.destination.is_some() { &all } else { &all[..all.len() - 1] });
-    };
-    let mut family = page.family(family, help, Kind::Histogram);
-    for (series, histogram) in series {
-        with_labels(series, &mut |labels| names.histogram(&mut family, labels, histogram));
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the server's packets say of the commands that wait.
 
 use super::message::{
-    AFTER_DEFINITIONS, BAD, CHANGE_USER, DEFINITIONS, EOF, ERROR, FETCH, FIELD_LIST, FIRST, Found, Half,
-    PACKET, PREPARE, PREPARED, PREPARING, ROWS, STATISTICS, byte, status, width,
+    AFTER_DEFINITIONS, BAD, BULK_EXECUTE, CHANGE_USER, DEFINITIONS, EOF, ERROR, EXECUTE, FETCH, FIELD_LIST,
+    FIRST, Found, Half, PACKET, PREPARE, PREPARED, PREPARING, QUERY, ROWS, STATISTICS, byte, status, width,
 };
 use super::{Conn, DOES_NOT_ESCAPE, ESCAPES, Exchange, Io, PREPARED_NAME, Pending, RESPONSE};
 use crate::http::{Call, ROLE_CLIENT};
@@ -121,6 +121,10 @@ impl Conn {
         }
         if command == CHANGE_USER && first != 0 || first == 0xfb {
             // The server asks for more: another password, or a file.
+            return;
+        }
+        if first == EOF && matches!(command, QUERY | EXECUTE | BULK_EXECUTE | PREPARE) {
+            // It stands behind the definitions of a prepared statement, which was complete without it.
             return;
         }
         if first == 0 && length >= 7 || first == EOF {

@@ -281,20 +281,24 @@ fn commands_that_are_sent_ahead_are_paired() {
     let turns = hello();
     // MariaDB's drivers execute what they prepare before they know its number.
     let ahead = [p(0, b"\x16insert into t values (?)"), p(0, b"\x17\xff\xff\xff\xff\0\x01\0\0\0")].concat();
-    let answers = [p(1, b"\0\x07\0\0\0\0\0\x01\0\0\0\0"), p(2, b"\x03def"), marker(3), ok(1)].concat();
+    let prepared = [p(1, b"\0\x07\0\0\0\0\0\x01\0\0\0\0"), p(2, b"\x03def"), marker(3)].concat();
+    let failed = error(1);
     let later = p(0, b"\x17\x07\0\0\0\0\x01\0\0\0");
     let done = ok(1);
     for client in [true, false] {
         let mut end = End::new(client);
         end.say(&turns);
         end.call(true, &ahead);
-        end.call(false, &answers);
+        end.call(false, &prepared);
+        end.call(false, &failed);
         end.call(true, &later);
         end.call(false, &done);
+        let text = "insert into t values(?)";
         assert_eq!(
             end.counts(),
-            [("PREPARE".to_owned(), false, 1), ("insert into t values(?)".to_owned(), false, 2)]
+            [("PREPARE".to_owned(), false, 1), (text.to_owned(), false, 1), (text.to_owned(), true, 1)]
         );
+        assert_eq!(end.durations(), [(40, 51), (40, 61), (70, 81)]);
         assert_eq!((end.io.seen, end.io.lost()), (3, 0));
     }
 }

@@ -41,7 +41,7 @@ impl<'a> End<'a> {
     fn counts(&self) -> Vec<(String, bool, u32)> {
         let mut counts: Vec<(String, bool, u32)> = Vec::new();
         for exchange in &self.io.recorded {
-            let blocks = verb::class(exchange.verb) & verb::BLOCKING != 0;
+            let blocks = verb::is_blocking(exchange.verb);
             let name = format!("{}{}", VERBS[exchange.verb as usize], if blocks { "!" } else { "" });
             match counts.iter_mut().find(|count| count.0 == name && count.1 == exchange.failed) {
                 Some(count) => count.2 += exchange.count,

@@ -133,6 +133,12 @@ pub fn class(verb: u8) -> u8 {
     unsafe { *CLASSES.as_ptr().add(opaque(u64::from(verb)) as usize & 255) }
 }
 
+/// Whether a command with this verb is meant to wait: its duration says nothing about the server.
+#[must_use]
+pub fn is_blocking(verb: u8) -> bool {
+    class(verb) & BLOCKING != 0
+}
+
 /// The first 24 bytes of a word, the first one lowest; zero behind its end.
 pub type Text = [u64; 3];
 

@@ -63,7 +63,7 @@ impl Subject {
 }
 
 /// The probes that `--split` takes apart.
-pub(super) const PROBES: [&str; 5] = ["tcp", "sched", "http", "postgres", "dns"];
+pub(super) const PROBES: [&str; 6] = ["tcp", "sched", "http", "postgres", "redis", "dns"];
 
 /// Ends when dropped; [`Running::stop`] also tells if it ended badly.
 pub(super) enum Running {

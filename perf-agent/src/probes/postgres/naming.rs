@@ -9,17 +9,11 @@ use sqlparser::ast::{
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-/// `query_type` and `table`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Name {
-    pub(super) query_type: String,
-    /// Empty where there is none.
-    pub(super) table: String,
-}
+use crate::probes::db::Name;
 
 impl Name {
     pub(super) fn other() -> Self {
-        Self { query_type: OTHER.to_owned(), table: OTHER.to_owned() }
+        Self { query_type: OTHER.to_owned(), table: OTHER.to_owned(), is_blocking: false }
     }
 
     /// Of a statement as `perf_common::sql` writes it; `cut` if it is longer than that.
@@ -29,7 +23,7 @@ impl Name {
             return parsed.named(text, kind);
         }
         let table = by_words(text).unwrap_or_default();
-        Self { query_type: kind.unwrap_or(OTHER).to_owned(), table }
+        Self { query_type: kind.unwrap_or(OTHER).to_owned(), table, is_blocking: false }
     }
 }
 
@@ -125,7 +119,7 @@ impl Named for Statement {
             // What is about no table is not about whatever stands behind a FROM.
             if verb.is_some() { None } else { by_words(text) }
         });
-        Name { query_type, table: table.unwrap_or_default() }
+        Name { query_type, table: table.unwrap_or_default(), is_blocking: false }
     }
 }
 
@@ -265,7 +259,7 @@ mod tests {
     fn name(statement: &str) -> (String, String) {
         let read = perf_common::sql::read(statement.as_bytes());
         let text = String::from_utf8_lossy(read.text()).into_owned();
-        let Name { query_type, table } = Name::of(&text, false);
+        let Name { query_type, table, .. } = Name::of(&text, false);
         (query_type, table)
     }
 

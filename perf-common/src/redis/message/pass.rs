@@ -9,8 +9,8 @@ use crate::postgres::block::Block;
 use crate::redis::verb::{self, LONGEST, OPTIONS, OTHER, STREAMS, SUBSCRIBES, Text};
 
 /// How many elements one pass looks at, and how many bytes or words of something cut: what the verifier walks through.
-const STRINGS: u32 = 64;
-const ELEMENTS: u32 = 128;
+const STRINGS: u32 = 32;
+const ELEMENTS: u32 = 48;
 const DIGITS: u32 = 24;
 const WORDS: u32 = 64;
 

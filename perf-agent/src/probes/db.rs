@@ -1,0 +1,139 @@
+//! Queries to databases, server and client side, whatever the protocol: one table of cells.
+
+use std::collections::BTreeMap;
+
+use aya::Ebpf;
+use perf_common::db::{DbKey, REDIS, SYSTEMS};
+use perf_common::histogram::Histogram;
+use perf_common::l7::{ROLE_SERVER, ROLE_UNKNOWN};
+use perf_common::workload::OTHER;
+
+use super::postgres::Postgres;
+use super::redis::{self, Redis};
+use super::{Account, Names, Write, merged};
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::maps::Table;
+use crate::page::{Kind, Page};
+
+/// The databases' part of the slice.
+pub(super) struct Db {
+    table: Table,
+    /// The protocols that are switched on.
+    postgres: Option<Postgres>,
+    redis: Option<Redis>,
+}
+
+/// What a query is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Name {
+    pub(crate) query_type: String,
+    pub(crate) table: String,
+    /// It waits for something to happen, so that its duration says nothing about the server.
+    pub(crate) is_blocking: bool,
+}
+
+/// What a series counts under.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Series {
+    identity: Identity,
+    system: u8,
+    name: Name,
+    /// `None` on the server's side.
+    destination: Option<String>,
+    failed: bool,
+}
+
+impl Db {
+    pub(super) fn prepare(object: &mut Ebpf) -> anyhow::Result<()> {
+        Table::prepare::<_, Histogram>(object, "DB_", &[DbKey { workload: OTHER, ..DbKey::default() }])
+    }
+
+    /// Once its programs are loaded, which need the maps to be in the object.
+    pub(super) fn take(object: &mut Ebpf, config: &Config) -> anyhow::Result<Self> {
+        let (postgres, redis) = (config.probes.postgres.enabled, config.probes.redis.enabled);
+        Ok(Self {
+            table: Table::take(object, "DB_")?,
+            postgres: postgres.then(|| Postgres::take(object)).transpose()?,
+            redis: redis.then(|| Redis::take(object)).transpose()?,
+        })
+    }
+
+    pub(super) fn learn(&mut self) {
+        self.postgres.iter_mut().for_each(Postgres::learn);
+    }
+
+    pub(super) fn accounts(&self) -> impl Iterator<Item = Account> {
+        self.postgres.iter().map(Postgres::account).chain(self.redis.iter().map(Redis::account))
+    }
+
+    pub(super) fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        let Self { table, postgres, redis: _ } = self;
+        let mut server = Vec::new();
+        let mut client = Vec::new();
+        table.each::<DbKey, Histogram>(|_, key, histogram| {
+            let DbKey { workload, fingerprint, peer, role, failed, system, pad: _ } = *key;
+            if role == ROLE_UNKNOWN {
+                // The table's first cell, which has no use here: what finds no room is `other` per workload.
+                return;
+            }
+            let name = if system == REDIS {
+                Some(redis::name(fingerprint))
+            } else {
+                postgres.as_mut().and_then(|postgres| postgres.name(fingerprint))
+            };
+            let Some(name) = name else { return };
+            let is_server = role == ROLE_SERVER;
+            let series = Series {
+                identity: names.identity(workload),
+                system,
+                name,
+                destination: (!is_server).then(|| names.destination(peer)),
+                failed: failed != 0,
+            };
+            if is_server { &mut server } else { &mut client }.push((series, *histogram));
+        })?;
+        write(
+            names,
+            page,
+            "db_query_duration_seconds",
+            "From sending a query's first byte until the server was ready for the next, or until it had completed one of several that were sent together.",
+            &merged(client, Histogram::merge),
+        );
+        write(
+            names,
+            page,
+            "db_server_query_duration_seconds",
+            "From the arrival of a query's first byte, the socket's queue included, until the end of its answer was handed to the kernel.",
+            &merged(server, Histogram::merge),
+        );
+        Ok(())
+    }
+}
+
+fn write(names: &Names, page: &mut Page, family: &str, help: &str, series: &BTreeMap<Series, Histogram>) {
+    let with_labels = |series: &Series, write: Write<'_>| {
+        let [service, container, pod] = series.identity.labels();
+        let status = if series.failed { "error" } else { "ok" };
+        let mut all = vec![
+            service,
+            container,
+            pod,
+            ("db_system", SYSTEMS.get(usize::from(series.system)).copied().unwrap_or("other")),
+            ("query_type", &series.name.query_type),
+            ("table", &series.name.table),
+            ("status", status),
+        ];
+        if series.name.is_blocking {
+            all.push(("blocking", "true"));
+        }
+        if let Some(destination) = &series.destination {
+            all.push(("destination", destination));
+        }
+        write(&all);
+    };
+    let mut family = page.family(family, help, Kind::Histogram);
+    for (series, histogram) in series {
+        with_labels(series, &mut |labels| names.histogram(&mut family, labels, histogram));
+    }
+}
