@@ -167,7 +167,7 @@ impl Routes {
         }
         let path = &bytes[..(sample.len as usize).min(SAMPLE)];
         let mut text = Vec::new();
-        route::describe(path, |part| text.extend_from_slice(part));
+        route::describe(path, sample.collapsed, |part| text.extend_from_slice(part));
         if path.len() == SAMPLE {
             text.extend_from_slice("…".as_bytes());
         }

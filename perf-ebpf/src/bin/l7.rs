@@ -294,7 +294,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     if conn.protocol == POSTGRES {
         postgres::finish(sk);
     } else {
-        http::finish(conn, work);
+        http::finish(sk, conn, work);
     }
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
@@ -340,7 +340,7 @@ fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
     if conn.protocol == POSTGRES {
         postgres::end_of_stream(sk);
     } else {
-        http::end_of_stream(conn, work);
+        http::end_of_stream(sk, conn, work);
     }
 }
 
