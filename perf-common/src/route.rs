@@ -67,6 +67,14 @@ pub struct Segments {
 impl Segments {
     pub const EMPTY: Self = Self { len: 0, values: [0; SEGMENTS] };
 
+    /// Those of a path that was read before.
+    #[must_use]
+    pub fn of(segments: &[Segment]) -> Self {
+        let mut all = Self::EMPTY;
+        segments.iter().take(SEGMENTS).for_each(|segment| all.push(*segment));
+        all
+    }
+
     /// How many there are.
     #[inline(always)]
     pub fn len(&self) -> usize {

@@ -70,7 +70,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         status.extend(loader.attach("l7", &mut object, calls));
         let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
         Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
-        let http = http.enabled.then(|| Http::take(&mut object)).transpose()?;
+        let http = http.enabled.then(|| Http::take(&mut object, http)).transpose()?;
         let postgres = postgres.enabled.then(|| Postgres::take(&mut object)).transpose()?;
         let l7 = L7 { common: Common::take(object)?, http, postgres };
         Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
@@ -86,6 +86,10 @@ impl Probe for L7 {
         let Self { common: _, http, postgres } = self;
         http.iter_mut().for_each(Http::learn);
         postgres.iter_mut().for_each(Postgres::learn);
+    }
+
+    fn tick(&mut self) -> anyhow::Result<()> {
+        self.http.as_mut().map_or(Ok(()), Http::tick)
     }
 
     fn accounts(&self) -> Vec<Account> {

@@ -84,18 +84,14 @@ impl Outcome {
     /// Folds what the rules say.
     #[inline(always)]
     pub fn collapse<C: Collapse>(&mut self, segments: &Segments, workload: u64, rules: &mut C) {
-        self.fold(segments, |_, parent, child| {
+        self.walk(segments, |_, parent, child| {
             rules.is_collapsed(key(workload, parent)) && !rules.is_kept(key(workload, child))
         });
     }
 
-    /// Folds the segments with a bit in `collapsed`.
-    pub fn repeat(&mut self, segments: &Segments, collapsed: u64) {
-        self.fold(segments, |at, _, _| collapsed >> at & 1 != 0);
-    }
-
+    /// Goes down the path and folds the segments for which `folds` says so, by their number, the parent and the child.
     #[inline(always)]
-    fn fold(&mut self, segments: &Segments, mut folds: impl FnMut(usize, u64, u64) -> bool) {
+    pub fn walk(&mut self, segments: &Segments, mut folds: impl FnMut(usize, u64, u64) -> bool) {
         let Self { route, collapsed } = self;
         store(route, ROOT);
         store(collapsed, 0);

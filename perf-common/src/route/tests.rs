@@ -34,7 +34,7 @@ fn read(path: &[u8]) -> (u64, Segments) {
 
 fn outcome(path: &str, collapsed: u64) -> Outcome {
     let mut outcome = Outcome::EMPTY;
-    outcome.repeat(&read(path.as_bytes()).1, collapsed);
+    outcome.walk(&read(path.as_bytes()).1, |at, _, _| collapsed >> at & 1 != 0);
     outcome
 }
 
