@@ -175,11 +175,14 @@ pub struct RouteSample {
     pub len: u64,
     /// Which of its segments a rule folded; see [`crate::route::rules::Outcome`].
     pub collapsed: u64,
+    /// How many segments it has, beyond what fits in here too, and a bit for each that is masked.
+    pub segments: u64,
+    pub masked: u64,
     /// The path's bytes, the first one lowest in each word; zero behind its end.
     pub path: [u64; SAMPLE / 8],
 }
 
-crate::pod!(RouteSample: 24 + SAMPLE);
+crate::pod!(RouteSample: 40 + SAMPLE);
 
 /// What [`step`] needs of the world: payload, a place for half a line, and somewhere to put what it finds.
 pub trait Io {

@@ -86,6 +86,17 @@ impl Segments {
         self.len == 0
     }
 
+    /// A bit for each segment that is masked, the first one lowest.
+    #[inline(always)]
+    pub fn masked(&self) -> u64 {
+        let mut masked = 0;
+        for (at, value) in self.values.iter().enumerate() {
+            masked |= (value & 1) << at;
+        }
+        // What is behind the end is left over from another path.
+        if self.len >= SEGMENTS as u64 { masked } else { masked & ((1 << (self.len & 63)) - 1) }
+    }
+
     /// The one at `at`, modulo [`SEGMENTS`].
     #[inline(always)]
     pub fn get(&self, at: usize) -> Segment {

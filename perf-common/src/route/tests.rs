@@ -290,6 +290,8 @@ proptest::proptest! {
         describe(&path, collapsed, |part| len += part.len());
         proptest::prop_assert!(len <= 4 * path.len() + 4);
         let (_, segments) = read(&path);
+        let masked = (0..segments.len()).fold(0, |all, at| all | u64::from(segments.get(at).is_masked()) << at);
+        proptest::prop_assert_eq!(segments.masked(), masked);
         let mut at = 0;
         each_segment(&path, |_, bytes, segment| {
             // The last one that the kernel reads may be cut.

@@ -9,7 +9,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap as Map, MapData};
 use perf_common::http::{RouteSample, SAMPLE};
 use perf_common::route::rules::{State, Step, Summary};
-use perf_common::route::{self, Segment, Segments, describe, each_segment};
+use perf_common::route::{self, SEGMENTS, Segment, Segments, describe, each_segment};
 
 use super::super::is_over;
 use super::tree::{Counted, New, Rules};
@@ -34,8 +34,17 @@ pub(super) struct Routes {
 
 /// What is known of a fingerprint.
 enum Known {
-    Path { bytes: Box<[u8]>, collapsed: u64 },
+    Path(Path),
     Pattern(Arc<str>),
+}
+
+/// A path as the kernel sampled it, and what it says of the segments, those that did not fit included: the one that names a
+/// folded fingerprint may be long, and its name is that of short ones too.
+struct Path {
+    bytes: Box<[u8]>,
+    collapsed: u64,
+    masked: u64,
+    segments: usize,
 }
 
 /// The rules in the kernel.
@@ -102,7 +111,9 @@ impl Routes {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
         let bytes = bytes.get(..sample.len as usize).unwrap_or(&bytes).into();
-        self.known.insert(sample.route, Known::Path { bytes, collapsed: sample.collapsed });
+        let RouteSample { route, len: _, collapsed, segments, masked, path: _ } = sample;
+        let path = Path { bytes, collapsed, masked, segments: (segments as usize).min(SEGMENTS) };
+        self.known.insert(route, Known::Path(path));
     }
 
     /// How many fingerprints have a name.
@@ -126,10 +137,10 @@ impl Routes {
             let counted: Vec<Counted> = routes
                 .into_iter()
                 .filter_map(|(route, count)| match self.known.get(&route)? {
-                    Known::Path { bytes, collapsed } => Some(Counted {
-                        segments: segments(bytes),
-                        collapsed: *collapsed,
-                        cut: is_cut(bytes),
+                    Known::Path(path) => Some(Counted {
+                        segments: path.segments(),
+                        collapsed: path.collapsed,
+                        cut: path.is_cut(),
                         count,
                     }),
                     Known::Pattern(_) => None,
@@ -151,8 +162,8 @@ impl Routes {
         }
         let text: Arc<str> = match self.known.get(&fingerprint) {
             Some(Known::Pattern(text)) => Arc::clone(text),
-            Some(Known::Path { bytes, collapsed }) => {
-                text(bytes, self.rules.collapsed(workload, &segments(bytes), *collapsed)).into()
+            Some(Known::Path(path)) => {
+                path.text(self.rules.collapsed(workload, &path.segments(), path.collapsed)).into()
             }
             None if fingerprint != route::OTHER
                 && !is_over(self.unnamed.entry(fingerprint).or_insert_with(Instant::now)) =>
@@ -177,24 +188,47 @@ impl Maps {
     }
 }
 
-fn segments(path: &[u8]) -> Segments {
-    let mut segments: Vec<Segment> = Vec::new();
-    each_segment(path, |_, _, segment| segments.push(segment));
-    Segments::of(&segments)
-}
-
-/// Whether the path goes on behind its sample, or may do so.
-fn is_cut(path: &[u8]) -> bool {
-    path.len() == SAMPLE
-}
-
-fn text(path: &[u8], collapsed: u64) -> String {
-    let mut text = Vec::new();
-    describe(path, collapsed, |part| text.extend_from_slice(part));
-    if is_cut(path) {
-        text.extend_from_slice("…".as_bytes());
+impl Path {
+    /// Whether it goes on behind its sample, or may do so.
+    fn is_cut(&self) -> bool {
+        self.bytes.len() == SAMPLE
     }
-    String::from_utf8_lossy(&text).into_owned()
+
+    fn segments(&self) -> Segments {
+        let mut segments: Vec<Segment> = Vec::new();
+        each_segment(&self.bytes, |_, _, segment| segments.push(segment));
+        Segments::of(&segments)
+    }
+
+    /// The route, where these segments are folded.
+    fn text(&self, collapsed: u64) -> String {
+        let mut text = Vec::new();
+        if !self.is_cut() {
+            describe(&self.bytes, collapsed, |part| text.extend_from_slice(part));
+            return String::from_utf8_lossy(&text).into_owned();
+        }
+        let mut parts: Vec<&[u8]> = self.bytes.split(|byte| *byte == b'/').collect();
+        let whole = parts.len() - 1;
+        parts.resize(self.segments.max(whole + 1), b"");
+        for (at, part) in parts.into_iter().take(SEGMENTS).enumerate() {
+            if at != 0 {
+                text.push(b'/');
+            }
+            if collapsed >> at & 1 != 0 {
+                text.extend_from_slice(b"{*}");
+            } else if self.masked >> at & 1 != 0 {
+                text.extend_from_slice(b"{id}");
+            } else {
+                text.extend_from_slice(part);
+                if at >= whole {
+                    // From here on nobody knows.
+                    text.extend_from_slice("…".as_bytes());
+                    break;
+                }
+            }
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
 }
 
 fn read_sample(bytes: &[u8]) -> Option<RouteSample> {
@@ -203,4 +237,40 @@ fn read_sample(bytes: &[u8]) -> Option<RouteSample> {
     }
     // SAFETY: long enough, and every bit pattern is a sample.
     Some(unsafe { bytes.as_ptr().cast::<RouteSample>().read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel samples it.
+    fn path(text: &str, collapsed: u64) -> Path {
+        let mut masked = 0;
+        let mut segments = 0;
+        each_segment(text.as_bytes(), |at, _, segment| {
+            masked |= u64::from(segment.is_masked()) << at;
+            segments = at + 1;
+        });
+        let bytes = &text.as_bytes()[..text.len().min(SAMPLE)];
+        Path { bytes: bytes.into(), collapsed, masked, segments }
+    }
+
+    #[test]
+    fn a_long_path_has_the_name_of_a_short_one_where_it_can() {
+        let (long, token) = ("x".repeat(150), "x1".repeat(75));
+        for (text, collapsed, expected) in [
+            ("/a/b".to_owned(), 0, "/a/b".to_owned()),
+            ("/a/17".to_owned(), 0b10, "/{*}/{id}".to_owned()),
+            (format!("/a/{token}"), 0, "/a/{id}".to_owned()),
+            (format!("/a/{token}/17"), 0, "/a/{id}/{id}".to_owned()),
+            (format!("/a/{token}/b/17"), 0, "/a/{id}/…".to_owned()),
+            (format!("/{long}/b/17"), 0b110, "/{*}/{*}/{id}".to_owned()),
+            (format!("/{long}/b"), 0b10, "/{*}/…".to_owned()),
+            (format!("/{long}/b"), 0, format!("/{}…", "x".repeat(127))),
+            (format!("/{}/b", "x".repeat(126)), 0, format!("/{}/…", "x".repeat(126))),
+            (format!("/{}", "x".repeat(127)), 0b10, "/{*}".to_owned()),
+        ] {
+            assert_eq!(path(&text, 0).text(collapsed), expected, "{text}");
+        }
+    }
 }

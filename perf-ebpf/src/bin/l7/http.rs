@@ -380,11 +380,13 @@ pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -
     }
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { window, http: Work { outcome, sample, .. }, .. } = unsafe { &mut *work };
+    let Scratch { window, http: Work { pass, outcome, sample, .. }, .. } = unsafe { &mut *work };
     let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
     sample.route = route;
     sample.len = len;
     sample.collapsed = outcome.collapsed;
+    sample.segments = pass.segments.len() as u64;
+    sample.masked = pass.segments.masked();
     for (i, word) in sample.path.iter_mut().enumerate() {
         // What follows the path is its query, which stays here.
         *word = window.word(at as usize + 8 * i) & within(len, 8 * i as u64);
