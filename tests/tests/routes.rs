@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use live_tests::{Agent, Nginx, PATIENCE, Page, Pair, Proc, comm, listener};
 
+/// The server's name.
+const SERVICE: &str = "routes-nginx";
+
 /// A client that keeps its connection.
 struct Client {
     stream: TcpStream,
@@ -94,7 +97,7 @@ fn known(route: &str, n: u64) -> String {
 /// What nginx has served, by route.
 fn by_route(page: &Page) -> BTreeMap<String, f64> {
     let mut routes = BTreeMap::new();
-    for sample in page.select("http_requests_total", &[("service", "nginx")]) {
+    for sample in page.select("http_requests_total", &[("service", SERVICE)]) {
         *routes.entry(sample.labels["route"].clone()).or_insert(0.0) += sample.value;
     }
     routes
@@ -103,7 +106,7 @@ fn by_route(page: &Page) -> BTreeMap<String, f64> {
 /// Each series' value, for what must not fall.
 fn assert_nothing_fell(before: &Page, after: &Page) {
     let values = |page: &Page| -> BTreeMap<String, f64> {
-        let samples = page.select("http_requests_total", &[("service", "nginx")]);
+        let samples = page.select("http_requests_total", &[("service", SERVICE)]);
         samples.map(|sample| (format!("{:?}", sample.labels), sample.value)).collect()
     };
     let after = values(after);
@@ -119,14 +122,14 @@ fn two_hundred_thousand_random_paths_leave_the_known_routes_intact() {
     const RANDOM: u64 = 200_000;
     const CLIENTS: u64 = 4;
     const WARM: u64 = 20;
-    let nginx = Nginx::start("location / { return 200 'ok'; }");
+    let nginx = Nginx::named(SERVICE, "location / { return 200 'ok'; }");
     let agent = Agent::start();
     let mut client = Client::of(&nginx);
     for route in KNOWN {
         (0..WARM).for_each(|n| client.get(&known(route, n)));
     }
     let mut asked = WARM * KNOWN.len() as u64;
-    let page = agent.expect("http_requests_total", &[("service", "nginx")], asked as f64);
+    let page = agent.expect("http_requests_total", &[("service", SERVICE)], asked as f64);
     for route in KNOWN {
         assert_eq!(by_route(&page).get(route), Some(&(WARM as f64)), "{route}");
     }
@@ -167,7 +170,7 @@ fn two_hundred_thousand_random_paths_leave_the_known_routes_intact() {
     asked += RANDOM + RANDOM / 10;
     each += RANDOM / 10 / KNOWN.len() as u64;
 
-    let page = agent.expect("http_requests_total", &[("service", "nginx")], asked as f64);
+    let page = agent.expect("http_requests_total", &[("service", SERVICE)], asked as f64);
     assert_nothing_fell(&last, &page);
     let routes = by_route(&page);
     for route in KNOWN {
@@ -191,7 +194,7 @@ fn two_hundred_thousand_random_paths_leave_the_known_routes_intact() {
         (0..5).for_each(|_| client.get(&format!("/api/v3/{}", word(n))));
     }
     client.get("/neverseen");
-    let page = agent.expect("http_requests_total", &[("service", "nginx")], (asked + 101) as f64);
+    let page = agent.expect("http_requests_total", &[("service", SERVICE)], (asked + 101) as f64);
     for n in 0..20 {
         assert_eq!(by_route(&page).get(&format!("/api/v3/{}", word(n))), Some(&5.0));
     }
@@ -204,7 +207,7 @@ fn two_hundred_thousand_random_paths_leave_the_known_routes_intact() {
 fn a_place_that_is_folded_under_load_loses_nothing_and_folds_no_other_service() {
     const NAMES: u64 = 300;
     const ROUNDS: u64 = 40;
-    let nginx = Nginx::start("location / { return 200 'ok'; }");
+    let nginx = Nginx::named(SERVICE, "location / { return 200 'ok'; }");
     let agent = Agent::start();
     let sent = AtomicU64::new(0);
     let answered = AtomicU64::new(0);
@@ -229,13 +232,13 @@ fn a_place_that_is_folded_under_load_loses_nothing_and_folds_no_other_service() 
         while !load.is_finished() {
             let before = answered.load(Ordering::SeqCst);
             let page = agent.page();
-            let counted = page.sum("http_requests_total", &[("service", "nginx")]) as u64;
+            let counted = page.sum("http_requests_total", &[("service", SERVICE)]) as u64;
             // The last one's program may still be under way in the kernel.
             assert!(counted + 1 >= before && counted <= sent.load(Ordering::SeqCst), "{counted}, {before}");
         }
     });
     let all = NAMES * ROUNDS;
-    let page = agent.expect("http_requests_total", &[("service", "nginx")], (3 * all) as f64);
+    let page = agent.expect("http_requests_total", &[("service", SERVICE)], (3 * all) as f64);
     let routes = by_route(&page);
     assert_eq!(routes["/users/me/posts"], all as f64, "it has a real share, and stays");
     assert_eq!(routes["/users/{id}/posts"], all as f64);
@@ -250,7 +253,7 @@ fn a_place_that_is_folded_under_load_loses_nothing_and_folds_no_other_service() 
     let mut pair = Pair::open(&listener);
     pair.exchange(b"GET /users/zoe/posts HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     agent.expect_all(&[
-        ("http_requests_total", &[("service", "nginx"), ("route", "/users/{*}/posts")], folded + 1.0),
+        ("http_requests_total", &[("service", SERVICE), ("route", "/users/{*}/posts")], folded + 1.0),
         ("http_requests_total", &[("service", &comm()), ("route", "/users/zoe/posts")], 1.0),
     ]);
     assert_eq!(page.losses(), [""; 0]);
@@ -258,7 +261,7 @@ fn a_place_that_is_folded_under_load_loses_nothing_and_folds_no_other_service() 
 
 #[test]
 fn the_users_own_routes_win() {
-    let nginx = Nginx::start("location / { return 200 'ok'; }");
+    let nginx = Nginx::named(SERVICE, "location / { return 200 'ok'; }");
     let agent = Agent::with(
         "probes:\n  http:\n    max_children: 5\n    routes:\n      - /api/bookings/{ref}\n      - /api/bookings/2024\n      \
          - /api/{kind}/{ref}/comments\n      - /files/{path:*}\n      - /v1/{name}\n",
@@ -278,18 +281,18 @@ fn the_users_own_routes_win() {
     ] {
         let before = by_route(&agent.page()).get(route).copied().unwrap_or(0.0);
         client.get(path);
-        agent.expect("http_requests_total", &[("service", "nginx"), ("route", route)], before + 1.0);
+        agent.expect("http_requests_total", &[("service", SERVICE), ("route", route)], before + 1.0);
     }
     // A crowd of what a pattern takes is none.
     (0..100).for_each(|n| client.get(&format!("/v1/{}", word(n))));
-    let page = agent.expect("http_requests_total", &[("service", "nginx"), ("route", "/v1/{name}")], 101.0);
+    let page = agent.expect("http_requests_total", &[("service", SERVICE), ("route", "/v1/{name}")], 101.0);
     assert!(!page.text.contains("{*}"), "{}", page.lines(&["{*}"]));
     // Six of what none takes are, with this limit; and the patterns go on.
     (0..100).for_each(|n| client.get(&format!("/v3/{}", word(n))));
     client.get("/v1/you");
     let page = agent.expect_all(&[
-        ("http_requests_total", &[("service", "nginx")], 211.0),
-        ("http_requests_total", &[("service", "nginx"), ("route", "/v1/{name}")], 102.0),
+        ("http_requests_total", &[("service", SERVICE)], 211.0),
+        ("http_requests_total", &[("service", SERVICE), ("route", "/v1/{name}")], 102.0),
     ]);
     assert!(page.sum("http_requests_total", &[("route", "/v3/{*}")]) > 0.0, "{:?}", by_route(&page));
     assert!(by_route(&page).len() < 20, "{:?}", by_route(&page));
