@@ -86,7 +86,7 @@ impl Nginx {
 fn nginx() -> PathBuf {
     let paths = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&paths).map(|dir| dir.join("nginx")).find(|program| program.is_file());
-    found.expect("nginx is not there; `cargo xtask setup` installs what is missing")
+    found.unwrap_or_else(|| panic!("nginx is not there; `cargo xtask setup` installs what is missing"))
 }
 
 impl Drop for Nginx {
