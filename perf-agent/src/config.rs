@@ -5,6 +5,7 @@
 
 mod error;
 mod ladder;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -15,7 +16,8 @@ use serde::Deserialize;
 
 pub(crate) use error::ConfigError;
 pub(crate) use ladder::Buckets;
-pub(crate) use values::{Level, ListenAddress, LogFormat, MaxDomains, MaxSeries, TelemetryPath};
+pub(crate) use routes::Patterns;
+pub(crate) use values::{Level, ListenAddress, LogFormat, MaxChildren, MaxDomains, MaxSeries, TelemetryPath};
 
 /// Everything the agent can be told. `deploy/perf-agent.yaml` documents each key; a test keeps the two equal.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -113,11 +115,18 @@ impl Default for Sched {
 pub(crate) struct Http {
     pub(crate) enabled: bool,
     pub(crate) max_series: MaxSeries,
+    pub(crate) routes: Patterns,
+    pub(crate) max_children: MaxChildren,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { enabled: true, max_series: MaxSeries::default() }
+        Self {
+            enabled: true,
+            max_series: MaxSeries::default(),
+            routes: Patterns::default(),
+            max_children: MaxChildren::default(),
+        }
     }
 }
 

@@ -70,7 +70,10 @@ async fn live(config: Config, started: Instant) -> Result<()> {
             app.install(probes).await;
             report(&status, &kernel, &listen, path.as_str(), started);
             // Awaited here: the fields of a log line that is filtered out are never evaluated.
-            let signal = signals.next().await;
+            let signal = tokio::select! {
+                signal = signals.next() => signal,
+                () = app.tick() => "nothing",
+            };
             info!(signal, "stopping");
         }
         signal = signals.next() => info!(signal, "stopping before the probes were attached"),

@@ -61,6 +61,10 @@ trait Probe: Send {
     fn common(&self) -> &Common;
     /// Learns more than workloads and peers.
     fn learn(&mut self) {}
+    /// What cannot wait for the next scrape, a few times a second.
+    fn tick(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// What became of the events it saw, by protocol where it has several.
     fn accounts(&self) -> Vec<Account>;
     /// Reads the maps and writes the slice's families.
@@ -79,6 +83,9 @@ type Started = (Vec<Status>, Option<Box<dyn Probe>>);
 type StartFn = fn(Start<'_, '_>) -> Started;
 /// What takes a series' labels.
 type Write<'a> = &'a mut dyn FnMut(&[(&str, &str)]);
+
+/// How often [`Probes::tick`] is to be called: what the kernel lets pass in the meantime is bounded by this.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 /// Everything attached to the kernel; dropping it detaches.
 pub(crate) struct Probes {
@@ -167,6 +174,15 @@ impl Probes {
 
     pub(crate) fn status(&self) -> &[Status] {
         &self.status
+    }
+
+    /// What cannot wait for the next scrape: call it each [`TICK`]. Blocking; microseconds where nothing is new.
+    pub(crate) fn tick(&mut self) {
+        for (probe, slice) in &mut self.running {
+            if let Err(error) = slice.tick() {
+                tracing::debug!(probe, "a map cannot be read: {error:#}");
+            }
+        }
     }
 
     /// Reads the kernel's maps and adds every probe's families to the page. Blocking; milliseconds.

@@ -20,11 +20,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
 use crate::config::Config;
 use crate::own::{Own, Rejected};
-use crate::probes::{Probes, Status};
+use crate::probes::{Probes, Status, TICK};
 
 pub(crate) use listen::bind;
 
@@ -71,6 +72,19 @@ impl App {
     pub(crate) async fn install(&self, probes: Probes) {
         self.set_status(probes.status());
         self.source.lock().await.probes = Some(probes);
+    }
+
+    /// Lets the probes see to what cannot wait for a scrape, as long as this is polled.
+    pub(crate) async fn tick(&self) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let mut source = Arc::clone(&self.source).lock_owned().await;
+            let tick = move || source.probes.as_mut().map_or((), Probes::tick);
+            // An error means that it panicked, which the log has already.
+            _ = tokio::task::spawn_blocking(tick).await;
+        }
     }
 
     /// Takes the probes back, once the scrape under way is done.

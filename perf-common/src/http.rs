@@ -173,11 +173,16 @@ pub const SAMPLE: usize = 128;
 pub struct RouteSample {
     pub route: u64,
     pub len: u64,
+    /// Which of its segments a rule folded; see [`crate::route::rules::Outcome`].
+    pub collapsed: u64,
+    /// How many segments it has, beyond what fits in here too, and a bit for each that is masked.
+    pub segments: u64,
+    pub masked: u64,
     /// The path's bytes, the first one lowest in each word; zero behind its end.
     pub path: [u64; SAMPLE / 8],
 }
 
-crate::pod!(RouteSample: 16 + SAMPLE);
+crate::pod!(RouteSample: 40 + SAMPLE);
 
 /// What [`step`] needs of the world: payload, a place for half a line, and somewhere to put what it finds.
 pub trait Io {
@@ -192,8 +197,9 @@ pub trait Io {
     fn save_carry(&mut self, direction: Direction, len: usize) -> bool;
     /// A request head was read: counted as seen.
     fn seen(&mut self);
-    /// A server's request line was read; `at` and `len` say where in the window its path stands.
-    fn route(&mut self, route: u64, at: usize, len: usize);
+    /// A server's request line was read; `at` and `len` say where in the window its path stands. What it counts as: `route`,
+    /// unless rules say otherwise or it cannot be named.
+    fn route(&mut self, conn: &mut Conn, route: u64, at: usize, len: usize) -> u64;
     fn record(&mut self, conn: &Conn, exchange: &Exchange);
     fn dropped(&mut self, reason: Reason, count: u32);
 }
@@ -369,7 +375,8 @@ impl Conn {
                     self.protocol = HTTP;
                 }
                 if self.role == ROLE_SERVER {
-                    io.route(parsed.route, parsed.path_at as usize, parsed.path_len as usize);
+                    self.route =
+                        io.route(self, parsed.route, parsed.path_at as usize, parsed.path_len as usize);
                 }
             }
             if parsed.found & HEAD != 0 {

@@ -1,7 +1,10 @@
 //! nginx with a directory of its own.
 
+use std::env;
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -24,6 +27,11 @@ pub struct Counted {
 impl Nginx {
     /// `server` is the inside of its `server` block.
     pub fn start(server: &str) -> Self {
+        Self::named("nginx", server)
+    }
+
+    /// The same with this name as its `service`, so that no other nginx counts as this one.
+    pub fn named(name: &str, server: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let at = dir.path().display();
@@ -41,7 +49,9 @@ impl Nginx {
             ),
         )
         .unwrap();
-        let mut command = Command::new("nginx");
+        let program = dir.path().join(name);
+        symlink(nginx(), &program).unwrap();
+        let mut command = Command::new(program);
         command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf"));
         command.args(["-e", "error.log"]).stdin(Stdio::null()).stderr(Stdio::null());
         let nginx = Self { running: Running::spawn(&mut command), dir, port };
@@ -70,6 +80,13 @@ impl Nginx {
         let numbers: Vec<u64> = line.split_whitespace().map(|number| number.parse().unwrap()).collect();
         Counted { connections: numbers[0], requests: numbers[2] }
     }
+}
+
+/// Where it is installed.
+fn nginx() -> PathBuf {
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&paths).map(|dir| dir.join("nginx")).find(|program| program.is_file());
+    found.unwrap_or_else(|| panic!("nginx is not there; `cargo xtask setup` installs what is missing"))
 }
 
 impl Drop for Nginx {

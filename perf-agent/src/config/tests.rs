@@ -86,6 +86,18 @@ fn refusals_name_the_place_and_the_remedy() {
             "a.yaml:3:17: 0 series are out of range: write 1 to 1048576",
         ),
         ("probes:\n  dns: {max_domains: 0}\n", "a.yaml:2:22: 0 domains are out of range: write 1 to 10000"),
+        (
+            "probes:\n  http:\n    max_children: 3\n",
+            "a.yaml:3:19: 3 children are out of range: write 4 to 10000",
+        ),
+        (
+            "probes:\n  http:\n    routes:\n      - /a\n      - '/b/{c'\n",
+            "a.yaml:5:9: \"/b/{c\" is no route: braces stand around a whole segment; write one like",
+        ),
+        (
+            "probes:\n  http:\n    routes: ['/a/{b}', '/a/{c}']\n",
+            "a.yaml:3:13: `/a/{b}` and `/a/{c}` match the same paths",
+        ),
         ("probes:\n  tcp: {enabled: 3}\n", "a.yaml:2:18: neither true nor false"),
         (
             "web:\n  listen_address: [9100]\n",

@@ -242,3 +242,67 @@ pub(crate) enum LogFormat {
     /// One JSON object a line
     Json,
 }
+
+/// How many children a place in the tree of paths may have before they are folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+#[cfg_attr(test, derive(serde::Serialize), serde(into = "i64"))]
+pub(crate) struct MaxChildren(u32);
+
+impl MaxChildren {
+    const RANGE: std::ops::RangeInclusive<i64> = 4..=10_000;
+
+    pub(crate) fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Default for MaxChildren {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl TryFrom<i64> for MaxChildren {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        if !Self::RANGE.contains(&number) {
+            let (least, most) = (Self::RANGE.start(), Self::RANGE.end());
+            return Err(format!("{number} children are out of range: write {least} to {most}"));
+        }
+        Ok(Self(number as u32))
+    }
+}
+
+#[cfg(test)]
+impl From<MaxChildren> for i64 {
+    fn from(MaxChildren(number): MaxChildren) -> Self {
+        number.into()
+    }
+}
+
+/// From which severity on events are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) enum LogFormat {
+    /// `ts=... level=info msg="..." key=value`
+    #[default]
+    Logfmt,
+    /// One JSON object a line
+    Json,
+}

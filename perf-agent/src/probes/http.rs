@@ -1,17 +1,20 @@
 //! HTTP requests, server and client side. See `perf-ebpf/src/bin/l7/http.rs`.
 
-use std::collections::HashMap;
-use std::time::Instant;
+mod routes;
+mod tree;
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Array, MapData, RingBuf};
 use perf_common::histogram::Histogram;
-use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN, RouteSample, SAMPLE};
-use perf_common::route;
+use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN};
 use perf_common::workload::OTHER;
 
-use super::{Account, Names, Write, is_over, merged};
+use self::routes::Routes;
+use super::{Account, Names, Write, merged};
+use crate::config;
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::page::{Kind, Page};
@@ -21,6 +24,9 @@ pub(super) struct Http {
     table: Table,
     events: Counters,
     samples: RingBuf<MapData>,
+    cells_used: Array<MapData, u64>,
+    /// How many routes were named since the last look; the kernel stops at some.
+    new_routes: Array<MapData, u64>,
     routes: Routes,
 }
 
@@ -28,7 +34,7 @@ pub(super) struct Http {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Series {
     identity: Identity,
-    route_or_destination: String,
+    route_or_destination: Arc<str>,
     method: u8,
     status: u16,
 }
@@ -39,14 +45,34 @@ impl Http {
     }
 
     /// Once its programs are loaded, which need the maps to be in the object.
-    pub(super) fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
-        let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
+    pub(super) fn take(object: &mut Ebpf, config: &config::Http) -> anyhow::Result<Self> {
+        let mut map =
+            |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
+        let (samples, cells_used, new_routes) = (map("SAMPLES")?, map("CELLS_USED")?, map("NEW_ROUTES")?);
         Ok(Self {
             table: Table::take(object, "")?,
             events: Counters::take(object, "EVENTS")?,
             samples: RingBuf::try_from(samples)?,
-            routes: Routes::default(),
+            cells_used: Array::try_from(cells_used)?,
+            new_routes: Array::try_from(new_routes)?,
+            routes: Routes::take(object, config)?,
         })
+    }
+
+    /// Between scrapes: what is new is to have its rules before it has used up the cells.
+    pub(super) fn tick(&mut self) -> anyhow::Result<()> {
+        self.learn();
+        let used = self.cells_used.get(&0, 0)? as usize;
+        if self.routes.is_news(used) {
+            let mut counts = Vec::new();
+            self.table.each::<HttpKey, Histogram>(|_, key, histogram| {
+                if key.role == ROLE_SERVER {
+                    counts.push((key.workload, key.route_or_peer, histogram.count()));
+                }
+            })?;
+            self.routes.make_rules(used, counts.into_iter());
+        }
+        Ok(self.new_routes.set(0, 0, 0)?)
     }
 
     /// Names before counts: a fingerprint in a cell then has its sample in the ring or behind it.
@@ -61,6 +87,8 @@ impl Http {
     }
 
     pub(super) fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        // What is new on this page already has the names that its rules give it.
+        self.tick()?;
         let Self { table, routes, .. } = self;
         let mut server = Vec::new();
         let mut client = Vec::new();
@@ -71,8 +99,11 @@ impl Http {
                 return;
             }
             let is_server = role == ROLE_SERVER;
-            let route_or_destination =
-                if is_server { routes.name(route_or_peer) } else { Some(names.destination(route_or_peer)) };
+            let route_or_destination = if is_server {
+                routes.name(workload, route_or_peer)
+            } else {
+                Some(names.destination(route_or_peer).into())
+            };
             let Some(route_or_destination) = route_or_destination else { return };
             let series = Series { identity: names.identity(workload), route_or_destination, method, status };
             if is_server { &mut server } else { &mut client }.push((series, *histogram));
@@ -140,58 +171,4 @@ impl Side {
             labels(series, "status_code", &mut |labels| names.histogram(&mut family, labels, histogram));
         }
     }
-}
-
-/// The text of each fingerprint.
-#[derive(Default)]
-struct Routes {
-    names: HashMap<u64, String>,
-    /// Fingerprints without a sample, and since when. One CPU can count a route while another is about to send its sample
-    /// up, so they are held back for a while; then they are `other`, and stay it, so that `other` never falls.
-    unnamed: HashMap<u64, Instant>,
-}
-
-/// As many as the kernel remembers to have sampled.
-const MAX_ROUTES: usize = 16_384;
-
-impl Routes {
-    fn learn(&mut self, sample: &[u8]) {
-        let Some(sample) = read_sample(sample) else { return };
-        if self.names.len() >= MAX_ROUTES || self.unnamed.get(&sample.route).is_some_and(is_over) {
-            return;
-        }
-        self.unnamed.remove(&sample.route);
-        let mut bytes = [0; SAMPLE];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(sample.path) {
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-        let path = &bytes[..(sample.len as usize).min(SAMPLE)];
-        let mut text = Vec::new();
-        route::describe(path, |part| text.extend_from_slice(part));
-        if path.len() == SAMPLE {
-            text.extend_from_slice("…".as_bytes());
-        }
-        self.names.insert(sample.route, String::from_utf8_lossy(&text).into_owned());
-    }
-
-    /// The text of a fingerprint; none as long as it may still come.
-    fn name(&mut self, fingerprint: u64) -> Option<String> {
-        if fingerprint != route::OTHER {
-            if let Some(name) = self.names.get(&fingerprint) {
-                return Some(name.clone());
-            }
-            if !is_over(self.unnamed.entry(fingerprint).or_insert_with(Instant::now)) {
-                return None;
-            }
-        }
-        Some("other".to_owned())
-    }
-}
-
-fn read_sample(bytes: &[u8]) -> Option<RouteSample> {
-    if bytes.len() < size_of::<RouteSample>() {
-        return None;
-    }
-    // SAFETY: long enough, and every bit pattern is a sample.
-    Some(unsafe { bytes.as_ptr().cast::<RouteSample>().read_unaligned() })
 }

@@ -83,7 +83,8 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         status.extend(calls);
         let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
         Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
-        let http = config.probes.http.enabled.then(|| Http::take(&mut object)).transpose()?;
+        let http = &config.probes.http;
+        let http = http.enabled.then(|| Http::take(&mut object, http)).transpose()?;
         let db = Db::take(&mut object, config)?;
         let l7 = L7 { common: Common::take(object)?, http, db };
         Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
@@ -99,6 +100,10 @@ impl Probe for L7 {
         let Self { common: _, http, db } = self;
         http.iter_mut().for_each(Http::learn);
         db.learn();
+    }
+
+    fn tick(&mut self) -> anyhow::Result<()> {
+        self.http.as_mut().map_or(Ok(()), Http::tick)
     }
 
     fn accounts(&self) -> Vec<Account> {

@@ -54,10 +54,11 @@ impl Io for Memory<'_> {
     fn seen(&mut self) {
         self.seen += 1;
     }
-    fn route(&mut self, route: u64, at: usize, len: usize) {
+    fn route(&mut self, _: &mut Conn, route: u64, at: usize, len: usize) -> u64 {
         let mut text = Vec::new();
-        crate::route::describe(self.window.get(at, len), |part| text.extend_from_slice(part));
+        crate::route::describe(self.window.get(at, len), 0, |part| text.extend_from_slice(part));
         self.routes.push((route, String::from_utf8_lossy(&text).into_owned()));
+        route
     }
     fn record(&mut self, _: &Conn, exchange: &Exchange) {
         self.recorded.push(*exchange);

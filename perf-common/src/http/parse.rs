@@ -8,7 +8,7 @@ mod number;
 
 use super::{Half, Method};
 use crate::bytes::{WINDOW, Window, find, first, low, lower, meet, text, within};
-use crate::route::{Path, Read};
+use crate::route::{Path, Read, STEPS, Segments};
 use lines::{
     AT_LINE_START, BAD_VERSION, EMPTY_LINE, IN_FIRST_LINE, IN_TRAILERS, IS_REQUEST, SAW_CHUNKED, Scan,
     WAS_FIRST_LINE, scan_lines,
@@ -64,8 +64,6 @@ pub const TURNED: u8 = 32;
 
 /// The longest line that tells a chunk's size, extensions included.
 const CHUNK_LINE: usize = 64;
-/// As much of a path as tells its route, in steps of up to eight bytes of a segment; what is behind does not count.
-const PATH_STEPS: usize = 64;
 /// The longest authority of an absolute-form target: 256 bytes, as a host name and a port can have.
 const AUTHORITY_WORDS: usize = 32;
 /// Lengths above this (an exbibyte) are taken for it, so that sums cannot overflow.
@@ -130,6 +128,8 @@ pub struct Pass {
     /// The method of the request that a response answers.
     pub answered: u32,
     pub out: Parsed,
+    /// Those of the path that was read last.
+    pub segments: Segments,
     scan: Scan,
 }
 
@@ -140,6 +140,7 @@ impl Pass {
         reach: 0,
         answered: 0,
         out: Parsed::EMPTY,
+        segments: Segments::EMPTY,
         scan: Scan { pos: 0, line_start: 0, length_at: 0, flags: 0 },
     };
 
@@ -199,7 +200,7 @@ impl Pass {
             let Begun::At(path) = begun else { return self.begun(&begun) };
             pos = window.forget(path as u64) as usize;
         }
-        let begun = path(&mut self.out, window, pos, len);
+        let begun = path(&mut self.out, &mut self.segments, window, pos, len);
         self.begun(&begun)
     }
 
@@ -266,7 +267,7 @@ impl Pass {
     /// Last stage: what the head means for the body.
     #[inline(always)]
     pub fn finish(&mut self, window: &Window) {
-        let Self { half, len, reach, answered, out, scan } = self;
+        let Self { half, len, reach, answered, out, segments: _, scan } = self;
         if scan.is(BAD_VERSION) {
             out.found |= BAD;
             out.consumed = *reach;
@@ -427,9 +428,9 @@ const fn is_tls(word: u64) -> bool {
 
 /// The path of a request line, from `from` on. The version is checked where the line ends.
 #[inline(always)]
-fn path(out: &mut Parsed, window: &Window, from: usize, len: usize) -> Begun {
+fn path(out: &mut Parsed, segments: &mut Segments, window: &Window, from: usize, len: usize) -> Begun {
     let mut pos = from;
-    let mut path = Path::start(window.forget(0));
+    let mut path = Path::start(window.forget(0), segments);
     let mut ended = false;
     let mut steps = 0;
     loop {
@@ -442,14 +443,14 @@ fn path(out: &mut Parsed, window: &Window, from: usize, len: usize) -> Begun {
         let inside = path.segment(word);
         pos = window.forget(pos as u64 + inside) as usize;
         if inside < 8 {
-            if path.stop(window.byte(pos)) == Read::End {
+            if path.stop(window.byte(pos), segments) == Read::End {
                 ended = true;
                 break;
             }
             pos += 1;
         }
         steps += 1;
-        if steps == PATH_STEPS {
+        if steps == STEPS {
             break;
         }
     }
@@ -463,7 +464,7 @@ fn path(out: &mut Parsed, window: &Window, from: usize, len: usize) -> Begun {
             return Begun::Bad;
         }
     }
-    out.route = path.finish();
+    out.route = path.finish(segments);
     out.path_at = from as u32;
     out.path_len = (pos - from) as u32;
     Begun::At(pos)

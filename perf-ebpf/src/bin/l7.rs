@@ -310,7 +310,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     } else if conn.protocol == REDIS {
         redis::finish(sk);
     } else {
-        http::finish(conn, work);
+        http::finish(sk, conn, work);
     }
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
@@ -368,7 +368,7 @@ fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
     } else if conn.protocol == REDIS {
         redis::end_of_stream(sk);
     } else {
-        http::end_of_stream(conn, work);
+        http::end_of_stream(sk, conn, work);
     }
 }
 

@@ -4,7 +4,9 @@
 //! there. They find their data at `place` in `WORK`.
 //!
 //! Maps: a table of histograms by workload, route or peer, method and status; `CARRY` (socket and direction → a cut line),
-//! `ROUTES` (fingerprints with a name) and `SAMPLES` (the text that names a new one).
+//! `ROUTES` (fingerprints with a name), `SAMPLES` (the text that names a new one) and the rules that user space makes of what
+//! it learns from them: `RULES` (all at a glance), `COLLAPSED` and `KEPT` (places in the tree of paths), `STATES` and `STEPS`
+//! (the user's patterns).
 //! Metrics: `http_requests_total`, `http_request_duration_seconds`, `http_client_requests_total`,
 //! `http_client_request_duration_seconds`.
 
@@ -21,9 +23,10 @@ use perf_common::events::Reason;
 use perf_common::histogram::Histogram;
 use perf_common::http::parse::{Parsed, Pass};
 use perf_common::http::{Conn, Exchange, Half, HttpKey, Io, RouteSample, SAMPLE, step};
-use perf_common::l7::{Direction, HTTP, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
+use perf_common::l7::{Direction, HTTP, ROLE_CLIENT, ROLE_SERVER};
 use perf_common::peer::CLASS_OTHER;
 use perf_common::route;
+use perf_common::route::rules::{Collapse, Outcome, Patterns, State, Step, Summary, matching};
 use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 
@@ -46,16 +49,36 @@ static CELLS_USED: Array<u64> = Array::with_max_entries(1, 0);
 static ROUTES: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+/// How many routes were named since user space last looked.
+#[map]
+static NEW_ROUTES: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static RULES: Array<Summary> = Array::with_max_entries(1, 0);
+/// Parents whose children are folded, and children that are not, by [`perf_common::route::rules::key`].
+#[map]
+static COLLAPSED: HashMap<u64, u64> = HashMap::with_max_entries(route::rules::MAX_COLLAPSED, 0);
+#[map]
+static KEPT: HashMap<u64, u64> = HashMap::with_max_entries(route::rules::MAX_KEPT, 0);
+#[map]
+static STATES: Array<State> = Array::with_max_entries(route::rules::MAX_STATES, 0);
+#[map]
+static STEPS: HashMap<Step, u64> = HashMap::with_max_entries(route::rules::MAX_STEPS, 0);
+
 /// What HTTP needs of [`super::Work`].
 #[repr(C)]
 pub(super) struct Work {
     pass: Pass,
+    /// What the path is under the rules.
+    outcome: Outcome,
     sample: RouteSample,
     /// Fingerprints that are in `ROUTES`, each at the place that its lowest bits tell: spares the look-up for the usual ones.
     named: [u64; NAMED],
 }
 
 const NAMED: usize = 256;
+/// How many routes get a name before user space looks, four times a second: rules are to be made before the cells are used up.
+/// The samples of so many fit into the ring.
+const MAX_NEW_ROUTES: u64 = 512;
 
 /// A line that a call cut, until the next call brings the rest.
 #[repr(C)]
@@ -100,9 +123,9 @@ fn more(ctx: &BtfTracePointContext, next: &ProgramArray, place: Direction) -> i3
 pub(super) fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
     for _ in 0..ROUNDS {
         let mut call = work.call;
-        step(conn, &mut Kernel { work }, &mut call);
-        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
-            (conn.workload, conn.peer) = owner(sk, conn.role);
+        step(conn, &mut Kernel { work, sk }, &mut call);
+        if conn.workload == 0 && conn.role == ROLE_CLIENT {
+            (conn.workload, conn.peer) = owner(sk, ROLE_CLIENT);
         }
         work.call.done = call.done;
         if call.done >= call.total {
@@ -119,18 +142,19 @@ pub(super) fn give_up(conn: &mut Conn, work: &mut Scratch) {
 }
 
 #[inline(always)]
-pub(super) fn end_of_stream(conn: &mut Conn, work: &mut Scratch) {
-    conn.end_of_stream(&mut Kernel { work });
+pub(super) fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Scratch) {
+    conn.end_of_stream(&mut Kernel { work, sk });
 }
 
 #[inline(always)]
-pub(super) fn finish(conn: &mut Conn, work: &mut Scratch) {
-    conn.finish(&mut Kernel { work });
+pub(super) fn finish(sk: Ptr, conn: &mut Conn, work: &mut Scratch) {
+    conn.finish(&mut Kernel { work, sk });
 }
 
 /// The state machine's hands in the kernel.
 struct Kernel<'a> {
     work: &'a mut Scratch,
+    sk: Ptr,
 }
 
 impl Io for Kernel<'_> {
@@ -164,14 +188,29 @@ impl Io for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn route(&mut self, route: u64, at: usize, len: usize) {
+    fn route(&mut self, conn: &mut Conn, route: u64, at: usize, len: usize) -> u64 {
+        // Here and not when it is recorded: each workload has rules of its own.
+        if conn.workload == 0 {
+            (conn.workload, conn.peer) = owner(self.sk, ROLE_SERVER);
+        }
+        let place = self.work.place;
+        self.work.http.outcome = Outcome { route, collapsed: 0 };
+        if has_rules() && apply_patterns(place) == 0 {
+            apply_collapses(place, conn.workload);
+        }
+        let route = opaque(self.work.http.outcome.route);
         // SAFETY: masked to the array's entries.
         let named = unsafe {
             &mut *self.work.http.named.as_mut_ptr().add((opaque(route) & (NAMED as u64 - 1)) as usize)
         };
-        if *named != route && name_route(self.work.place, route, at as u64, len as u64) != 0 {
-            *named = route;
+        if *named == route {
+            return route;
         }
+        if name_route(place, route, at as u64, len as u64) == 0 {
+            return route::OTHER;
+        }
+        *named = route;
+        route
     }
 
     #[inline(always)]
@@ -247,6 +286,80 @@ pub(super) extern "C" fn save_carry(place: u64, direction: u64) -> u64 {
     u64::from(CARRY.insert(key, start, 0).is_ok())
 }
 
+#[inline(always)]
+fn has_rules() -> bool {
+    // SAFETY: a live element.
+    RULES.get_ptr(0).is_some_and(|rules| unsafe { (*rules).patterns | (*rules).collapsed } != 0)
+}
+
+/// The rules as they are in the maps.
+struct Maps {
+    summary: *const Summary,
+}
+
+impl Collapse for Maps {
+    #[inline(always)]
+    fn is_collapsed(&mut self, parent: u64) -> bool {
+        // SAFETY: a live element; the value is not looked at.
+        unsafe { (*self.summary).may_collapse(parent) && COLLAPSED.get(parent).is_some() }
+    }
+
+    #[inline(always)]
+    fn is_kept(&mut self, child: u64) -> bool {
+        // SAFETY: as above.
+        unsafe { KEPT.get(child).is_some() }
+    }
+}
+
+impl Patterns for Maps {
+    #[inline(always)]
+    fn state(&mut self, state: u64) -> State {
+        // SAFETY: a live element, copied at once. What does not exist is like 0.
+        STATES.get_ptr(state as u32).map_or(State { any: 0, accept: 0, rest: 0 }, |state| unsafe { *state })
+    }
+
+    #[inline(always)]
+    fn step(&mut self, step: &Step) -> u64 {
+        // SAFETY: copied at once.
+        unsafe { STEPS.get(step) }.copied().unwrap_or(0)
+    }
+}
+
+/// Sets the outcome to the pattern that the path matches; 0 if there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn apply_patterns(place: u64) -> u64 {
+    let Some(summary) = RULES.get_ptr(0) else { return 0 };
+    // SAFETY: a live element.
+    if unsafe { (*summary).patterns } == 0 {
+        return 0;
+    }
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let http = unsafe { &mut (*work).http };
+    let route = matching(&http.pass.segments, &mut Maps { summary });
+    if route != 0 {
+        http.outcome.route = route;
+    }
+    route
+}
+
+/// Sets the outcome to what the path is where places of the workload's tree are collapsed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn apply_collapses(place: u64, workload: u64) -> u64 {
+    let Some(summary) = RULES.get_ptr(0) else { return 0 };
+    // SAFETY: a live element.
+    if unsafe { (*summary).collapsed } == 0 {
+        return 0;
+    }
+    let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
+    // SAFETY: this CPU's element.
+    let http = unsafe { &mut (*work).http };
+    http.outcome.collapse(&http.pass.segments, workload, &mut Maps { summary });
+    0
+}
+
 /// Sends up the path in the window, if nobody has named its route yet; 1 if it is named now.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -255,15 +368,25 @@ pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -
     if unsafe { ROUTES.get(route) }.is_some() {
         return 1;
     }
-    if ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
+    let Some(new) = NEW_ROUTES.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a live element.
+    if unsafe { new.read_volatile() } >= MAX_NEW_ROUTES {
         return 0;
+    }
+    if ROUTES.insert(route, 1, u64::from(BPF_NOEXIST)).is_err() {
+        // Another CPU was faster, or there is no room.
+        // SAFETY: as above.
+        return u64::from(unsafe { ROUTES.get(route) }.is_some());
     }
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { window, http: Work { sample, .. }, .. } = unsafe { &mut *work };
+    let Scratch { window, http: Work { pass, outcome, sample, .. }, .. } = unsafe { &mut *work };
     let len = if len > SAMPLE as u64 { SAMPLE as u64 } else { len };
     sample.route = route;
     sample.len = len;
+    sample.collapsed = outcome.collapsed;
+    sample.segments = pass.segments.len() as u64;
+    sample.masked = pass.segments.masked();
     for (i, word) in sample.path.iter_mut().enumerate() {
         // What follows the path is its query, which stays here.
         *word = window.word(at as usize + 8 * i) & within(len, 8 * i as u64);
@@ -273,6 +396,7 @@ pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -
         let _: Result<(), i32> = ROUTES.remove(route);
         return 0;
     }
+    add(new, 1);
     1
 }
 

@@ -21,6 +21,9 @@ pub(crate) struct Requests {
 pub(crate) struct Plan(Requests);
 
 const KEPT_CONNECTIONS: u32 = 2;
+/// Names below one path, over a connection of their own: more than the agent lets a place have, and some when it has a rule.
+const CROWD: u32 = 60;
+const LATE: u32 = 20;
 const SERVER: &str = "vm-server";
 const CLIENT: &str = "vm-client";
 
@@ -42,7 +45,7 @@ impl Plan {
     pub(crate) fn expected(&self) -> Vec<Expected> {
         let Requests { keep_alive, closing } = self.0;
         let (requests, connections) =
-            (f64::from(keep_alive + closing), f64::from(KEPT_CONNECTIONS + closing));
+            (f64::from(keep_alive + closing + CROWD + LATE), f64::from(KEPT_CONNECTIONS + closing + 1));
         vec![
             Expected::of("http_requests_total", &[("service", SERVER)], requests),
             Expected::of("http_request_duration_seconds_count", &[("service", SERVER)], requests),
@@ -50,6 +53,11 @@ impl Plan {
                 "http_request_duration_seconds_count",
                 &[("service", SERVER), ("route", "/api/items/{id}")],
                 f64::from(keep_alive / 2),
+            ),
+            Expected::of(
+                "http_request_duration_seconds_count",
+                &[("service", SERVER), ("route", "/crowd/{*}")],
+                f64::from(CROWD + LATE),
             ),
             Expected::of("http_client_request_duration_seconds_count", &[("service", CLIENT)], requests),
             Expected::of("tcp_connects_total", &[("service", CLIENT)], connections),
@@ -108,7 +116,7 @@ fn answer(mut stream: TcpStream) -> Result<()> {
     }
 }
 
-/// Asks for two routes in turn over connections that stay, then once over each of many.
+/// Asks for two routes in turn over connections that stay, then once over each of many, then for a crowd of routes.
 pub(crate) fn request(port: u16, Requests { keep_alive, closing }: Requests) -> Result<()> {
     call_me(CLIENT);
     for connection in 0..KEPT_CONNECTIONS {
@@ -124,6 +132,15 @@ pub(crate) fn request(port: u16, Requests { keep_alive, closing }: Requests) -> 
     }
     for _ in 0..closing {
         ask(&mut connect(port)?, "/health", "close")?;
+    }
+    let mut stream = connect(port)?;
+    for n in 0..CROWD + LATE {
+        if n == CROWD {
+            // The agent looks four times a second, emulated or not.
+            thread::sleep(Duration::from_secs(2));
+        }
+        let letters = [b'g' + (n / 10) as u8, b'g' + (n % 10) as u8].map(char::from);
+        ask(&mut stream, &format!("/crowd/{}", String::from_iter(letters)), "keep-alive")?;
     }
     Ok(())
 }
