@@ -281,28 +281,3 @@ impl From<MaxChildren> for i64 {
         number.into()
     }
 }
-
-/// From which severity on events are logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) enum Level {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-/// How a line of the log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) enum LogFormat {
-    /// `ts=... level=info msg="..." key=value`
-    #[default]
-    Logfmt,
-    /// One JSON object a line
-    Json,
-}
