@@ -47,6 +47,8 @@ impl Kernel {
             std::fs::read_to_string(procfs.join("sys/net/ipv4/ip_local_port_range")).unwrap_or_default();
         let first_ephemeral_port =
             range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
+        // Where clients may have nearly all ports, a server's is still to be told.
+        let first_ephemeral_port = u32::max(first_ephemeral_port, 32_768);
         Ok(Self { btf, hierarchy, cgroup_root, first_ephemeral_port })
     }
 

@@ -1,6 +1,7 @@
 //! The log: one line per event on standard error, which is where systemd and Kubernetes look for it.
 
 use std::fmt::{self, Write as _};
+use std::io;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -21,10 +22,25 @@ pub(crate) fn start(log: &Log) {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(|| Stderr);
     match log.format {
         LogFormat::Logfmt => builder.event_format(Logfmt).init(),
         LogFormat::Json => builder.json().flatten_event(true).with_target(false).init(),
+    }
+}
+
+/// Standard error, as far as it takes anything: a full disk or a dead collector of logs must not end the agent.
+struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // What could not be written is lost, and nobody is left to tell.
+        _ = io::Write::write_all(&mut io::stderr(), bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -96,7 +112,6 @@ impl Visit for Pairs {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::{Arc, Mutex, PoisonError};
 
     use super::*;

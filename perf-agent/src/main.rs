@@ -15,6 +15,7 @@ mod page;
 mod probes;
 mod serve;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             // With its cause; and not through the log, whose format is in what could not be read.
-            eprintln!("perf-agent: {:#}", anyhow::Error::from(error));
+            complain(&format!("perf-agent: {:#}", anyhow::Error::from(error)));
             return ExitCode::from(MISCONFIGURED);
         }
     };
@@ -50,9 +51,14 @@ fn main() -> ExitCode {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(FAILED),
             Err(error) => {
-                eprintln!("perf-agent doctor: {error:#}");
+                complain(&format!("perf-agent doctor: {error:#}"));
                 ExitCode::from(FAILED)
             }
         },
     }
+}
+
+/// Not `eprintln!`, which panics where standard error takes nothing.
+fn complain(message: &str) {
+    _ = writeln!(std::io::stderr(), "{message}");
 }

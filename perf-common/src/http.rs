@@ -397,16 +397,22 @@ impl Conn {
         // A response whose end nothing told ended before its client asked again.
         self.response_without_end(io);
         let pending = Pending { start: self.start, route: self.route, method: u64::from(self.method) };
-        if self.early != 0 {
+        let early = self.early;
+        self.early = 0;
+        if early >= self.start && early != 0 {
             let exchange = Exchange {
                 method: self.method,
                 route: self.route,
                 status: self.early_status as u16,
                 start: self.start,
-                end: self.early,
+                end: early,
             };
-            self.early = 0;
             return io.record(self, &exchange);
+        }
+        if early != 0 {
+            // It was there before this request was: of one that was not seen.
+            io.seen();
+            io.dropped(Reason::NoRequest, 1);
         }
         if self.overflow != 0 || self.waiting() >= DEPTH as u32 {
             self.overflow += 1;
@@ -492,6 +498,8 @@ impl Conn {
             self.give_up(io, Reason::Desync);
             self.role = ROLE_UNKNOWN;
             self.protocol = PROTOCOL_UNKNOWN;
+            // Whoever owns it is asked again: a client has a remote end to be named.
+            self.workload = 0;
             self.half = [Half::default(); 2];
             return;
         }

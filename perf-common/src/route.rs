@@ -47,7 +47,8 @@ static CLASS: [u64; 256] = {
             b'A'..=b'F' => HEX + UPPER,
             b'G'..=b'Z' => OTHER_BYTE + UPPER,
             b'-' | b':' | b'.' | b'_' => PUNCT,
-            b'/' | b'?' | b'#' | 0..=b' ' | 0x7f => STOP,
+            // What follows a semicolon are parameters: session ids, for the most part.
+            b'/' | b'?' | b'#' | b';' | 0..=b' ' | 0x7f => STOP,
             b'%' | 0x80.. => OTHER_BYTE + ESCAPED,
             _ => OTHER_BYTE,
         };

@@ -73,7 +73,7 @@ impl Db {
         let mut client = Vec::new();
         table.each::<DbKey, Histogram>(|_, key, histogram| {
             let DbKey { workload, fingerprint, peer, role, failed, system, pad: _ } = *key;
-            if role == ROLE_UNKNOWN {
+            if role == ROLE_UNKNOWN || histogram.count() == 0 {
                 // The table's first cell, which has no use here: what finds no room is `other` per workload.
                 return;
             }

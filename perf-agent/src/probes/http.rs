@@ -94,7 +94,7 @@ impl Http {
         let mut client = Vec::new();
         table.each::<HttpKey, Histogram>(|_, key, histogram| {
             let HttpKey { workload, route_or_peer, status, method, role, pad: _ } = *key;
-            if role == ROLE_UNKNOWN {
+            if role == ROLE_UNKNOWN || histogram.count() == 0 {
                 // The table's first cell, which this slice has no use for: what finds no room is `other` per workload.
                 return;
             }

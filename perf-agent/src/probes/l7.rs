@@ -6,7 +6,7 @@ use perf_common::l7::{HTTP, POSTGRES, REDIS};
 
 use super::db::Db;
 use super::http::Http;
-use super::{Account, Common, Names, Probe, Start, Started, State, started};
+use super::{Account, Common, Names, Probe, Start, Started, State, Status, started};
 use crate::object::{self, Hook};
 use crate::page::Page;
 
@@ -81,6 +81,14 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
             arrays.iter().try_for_each(|array| loader.share(&object, array))?;
         }
         status.extend(calls);
+        let on = [
+            ("http", config.probes.http.enabled),
+            ("postgres", config.probes.postgres.enabled),
+            ("redis", config.probes.redis.enabled),
+        ];
+        status.extend(
+            on.iter().filter(|(_, enabled)| !enabled).map(|(protocol, _)| Status::disabled(protocol)),
+        );
         let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
         Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
         let http = &config.probes.http;

@@ -188,6 +188,18 @@ impl Pass {
     #[inline(always)]
     fn request(&mut self, window: &Window) -> bool {
         let len = self.len as usize;
+        let first = window.byte(0);
+        if first == b'\n' || first == b'\r' {
+            // Empty lines in front of a request are passed over (RFC 9112, 2.2).
+            let size = if first == b'\n' { 1 } else { 2 };
+            if len >= size {
+                self.out.consumed = size as u32;
+                if size == 2 && window.byte(1) != b'\n' {
+                    self.bad();
+                }
+            }
+            return false;
+        }
         let begun = method(&mut self.out, window, len);
         let Begun::At(pos) = begun else { return self.begun(&begun) };
         let mut pos = window.forget(pos as u64) as usize;
@@ -353,6 +365,12 @@ fn body(half: &mut Half, out: &mut Parsed, is_request: bool, answered: u8, reach
         half.state = State::Chunk as u8;
         return;
     }
+    if has_body && half.remaining >= MAX_LENGTH {
+        // No number that makes sense.
+        half.state = if is_request { State::Lost } else { State::UntilClose } as u8;
+        out.consumed = reach;
+        return;
+    }
     has_length &= has_body && half.remaining != 0;
     if has_length {
         half.state = BODY as u8;
@@ -460,7 +478,13 @@ fn path(out: &mut Parsed, segments: &mut Segments, window: &Window, from: usize,
     let ended = window.forget(u64::from(ended)) != 0 && pos < len;
     if ended {
         let end = window.byte(pos);
-        if end != b' ' && end != b'?' && end != b'#' {
+        if end != b' ' && end != b'?' && end != b'#' && end != b';' {
+            return Begun::Bad;
+        }
+        // A line that is longer than the window is believed before its end is seen, and so has to look the part.
+        let version = window.word(pos + 1) & low(7) == text(b"HTTP/1.");
+        let known = out.method != Method::Other as u8;
+        if len >= WINDOW && pos + 8 <= len && !(if end == b' ' { version } else { known }) {
             return Begun::Bad;
         }
     }
@@ -508,7 +532,7 @@ fn authority_end(window: &Window, from: usize, len: usize) -> Begun {
     let mut found = 0;
     for _ in 0..AUTHORITY_WORDS {
         let word = window.word(pos);
-        found = find(word, b'/') | find(word, b' ');
+        found = find(word, b'/') | find(word, b' ') | find(word, b'?') | find(word, b'#');
         if found != 0 {
             break;
         }

@@ -174,11 +174,63 @@ fn loss_has_a_reason() {
 #[test]
 fn a_response_can_be_read_before_the_request_s_call_returns() {
     let mut wire = Wire::new();
+    wire.now = 100;
     wire.conn.role = ROLE_CLIENT;
     wire.call(Received, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    // Its packet left before that.
+    wire.now -= 15;
     wire.call(Sent, b"GET /a HTTP/1.1\r\n\r\n");
     assert_eq!(wire.io.recorded.len(), 1);
     assert_eq!(wire.io.recorded[0].status, 200);
+}
+
+#[test]
+fn a_response_to_a_request_that_was_not_seen_does_not_answer_the_next_one() {
+    let mut wire = Wire::new();
+    wire.conn.role = ROLE_CLIENT;
+    wire.call(Received, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    for _ in 0..3 {
+        wire.call(Sent, b"GET /a HTTP/1.1\r\n\r\n");
+        wire.call(Received, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+    assert_eq!(wire.io.dropped, [(Reason::NoRequest, 1)]);
+    assert!(wire.io.recorded.iter().all(|exchange| exchange.status == 200 && exchange.end > exchange.start));
+    assert_eq!(wire.io.recorded.len(), 3);
+}
+
+#[test]
+fn odd_but_legal_heads() {
+    let ok: (Direction, &[u8]) = (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: \t 2\r\n\r\nok");
+    let found = server(&[
+        (Received, b"\r\nGET /a HTTP/1.1\r\n\r\n"),
+        ok,
+        (Received, b"POST /b HTTP/1.1\r\nContent-Length:   0000000000000000005\r\n\r\nhello\r\nGET /c;jsessionid=X HTTP/1.1\r\n\r\n"),
+        ok,
+        ok,
+        (Received, b"GET http://host?card=/4111 HTTP/1.1\r\n\r\n"),
+        ok,
+    ]);
+    assert_eq!(found, ["GET /a 200", "POST /b 200", "GET /c 200", "GET  200"]);
+}
+
+#[test]
+fn a_long_line_has_to_look_like_a_request_to_be_believed() {
+    let mut wire = Wire::new();
+    let text = format!("ERROR /var/secret/token {}", "x".repeat(900));
+    wire.call(Received, text.as_bytes());
+    assert_eq!(wire.conn.role, ROLE_UNKNOWN);
+    assert!(wire.io.routes.is_empty());
+}
+
+#[test]
+fn a_length_that_is_no_number_costs_its_message_alone() {
+    let found = server(&[
+        (Received, b"POST /a HTTP/1.1\r\nContent-Length: x\r\n\r\nhello"),
+        (Sent, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+        (Received, b"GET /b HTTP/1.1\r\n\r\n"),
+        (Sent, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    ]);
+    assert_eq!(found, ["POST /a 400", "GET /b 200"]);
 }
 
 #[test]

@@ -99,6 +99,8 @@ struct Work {
     payload: Payload,
     /// Where in the window the last bytes were put that came from the call.
     fresh_at: u64,
+    /// How many they are; 0 where they could not be had.
+    fresh: u64,
     http: http::Work,
     /// What the databases' protocols look at together, and where in the call it begins.
     block: Block,
@@ -375,6 +377,10 @@ fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
 /// The protocol whose messages can begin as the bytes do that were just read; [`PROTOCOL_UNKNOWN`] if none.
 #[inline(always)]
 fn candidate(conn: &Conn, work: &Work) -> u32 {
+    if work.fresh == 0 {
+        // Its bytes cannot be had; what the window holds is another call's.
+        return u32::from(PROTOCOL_UNKNOWN);
+    }
     let head = work.window.word(work.fresh_at as usize);
     let total = work.call.total;
     if is_on(POSTGRES) && (conn.offered == POSTGRES || perf_common::postgres::may_begin(head, total)) {
@@ -429,7 +435,10 @@ fn departure(conn: &Conn, sk: Ptr, at: &SockOffsets, length: u64, now: u64) -> u
     let left: u64 = tcp.load(at.tcp_wstamp);
     let all: u64 = tcp.load(at.tcp_bytes_sent);
     // The stamp belongs to this call if it is younger than what the connection did before.
-    let fresh = conn.last != 0 && left > conn.last || conn.last == 0 && all == length;
+    let fresh = conn.last != 0 && left > conn.last
+        || conn.last == 0 && all == length
+        // The response can have been read before this call returned.
+        || conn.early != 0 && left < conn.early;
     if fresh && left < now && left != 0 { left } else { now }
 }
 

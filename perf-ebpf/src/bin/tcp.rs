@@ -1,7 +1,7 @@
 //! Connections: how long they took to open, how they ended, what was sent twice.
 //!
 //! Hooks: `tp_btf/inet_sock_set_state` for everything in a connection's life; `tp_btf/tcp_retransmit_skb`,
-//! `tp_btf/tcp_retransmit_synack`, `tp_btf/tcp_send_reset`, `tp_btf/tcp_receive_reset`. `iter/task_file` runs at start, for
+//! `tp_btf/tcp_send_reset`, `tp_btf/tcp_receive_reset`. `iter/task_file` runs at start, for
 //! the sockets that were open before: listeners first, then connections.
 //! Maps: a table of [`TcpCell`] by workload and peer, `SOCKETS` (socket → [`TcpSocket`]; `SOCKETS_BY_ADDR` on 5.10),
 //! `LISTENERS` (namespace and port → workload: a connection arrives in interrupt context, where nobody owns it),

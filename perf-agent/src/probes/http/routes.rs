@@ -205,6 +205,10 @@ impl Path {
         let mut text = Vec::new();
         if !self.is_cut() {
             describe(&self.bytes, collapsed, |part| text.extend_from_slice(part));
+            if text.is_empty() {
+                // The absolute form of a target need not have a path.
+                text.push(b'/');
+            }
             return String::from_utf8_lossy(&text).into_owned();
         }
         let mut parts: Vec<&[u8]> = self.bytes.split(|byte| *byte == b'/').collect();

@@ -14,14 +14,27 @@ static POWERS: [u64; 16] = {
     table
 };
 
-/// The number of a `Content-Length` whose value begins at `at`, behind at most one space; what is longer than sixteen
-/// digits or none at all is taken for endless, so that the message is given up where the next one begins.
+/// White space and zeros in front of a number that are passed over.
+const LEADING: usize = 24;
+
+/// The number of a `Content-Length` whose value begins at `at`, behind white space and zeros; what is longer than sixteen
+/// digits or none at all is [`MAX_LENGTH`], which ends with the connection or where the next message begins.
 #[inline(always)]
 pub(super) fn decimal(window: &Window, at: usize) -> u64 {
-    let at = at + usize::from(window.byte(at) == b' ');
+    let mut at = at;
+    let mut zero = false;
+    for _ in 0..LEADING {
+        let byte = window.byte(at);
+        zero |= byte == b'0';
+        if byte != b' ' && byte != b'\t' && byte != b'0' {
+            break;
+        }
+        at = window.forget(at as u64 + 1) as usize;
+    }
+    let zero = window.forget(u64::from(zero)) != 0;
     let (high, digits) = digits(window.word(at));
     if digits < 8 {
-        return if digits == 0 { MAX_LENGTH } else { high };
+        return if digits == 0 && !zero { MAX_LENGTH } else { high };
     }
     let (low, more) = self::digits(window.word(at + 8));
     if more >= 8 {
@@ -61,6 +74,10 @@ mod tests {
             ("123456789\r\n", 123_456_789),
             (" 123456789012345\r\n", 123_456_789_012_345),
             (" 00000000001\r\n", 1),
+            ("  7\r\n", 7),
+            ("\t 12\r\n", 12),
+            (" 00000000000000000007\r\n", 7),
+            (" 000\r\n", 0),
             (" 12, 12\r\n", 12),
             (" 1234567890123456\r\n", MAX_LENGTH),
             (" -1\r\n", MAX_LENGTH),

@@ -245,8 +245,9 @@ pub(super) extern "C" fn parse(place: u64) -> u64 {
 pub(super) extern "C" fn read_payload(place: u64, offset: u64, at: u64, most: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { window, payload, fresh_at, .. } = unsafe { &mut *work };
+    let Scratch { window, payload, fresh_at, fresh, .. } = unsafe { &mut *work };
     *fresh_at = at;
+    *fresh = 0;
     let Some((address, left)) = payload.seek(offset) else { return 0 };
     let mut len = if most > left { left } else { most };
     len = opaque(len);
@@ -256,7 +257,11 @@ pub(super) extern "C" fn read_payload(place: u64, offset: u64, at: u64, most: u6
     // SAFETY: the slot is masked, the length bounded, and the window longer than both.
     let failed =
         unsafe { bpf_probe_read_user(window.slot(at as usize).cast(), len as u32, address as *const c_void) };
-    if failed != 0 { 0 } else { len }
+    if failed != 0 {
+        return 0;
+    }
+    *fresh = len;
+    len
 }
 
 /// Puts a carried line at the start of the window.
