@@ -228,7 +228,7 @@ impl Status {
         } else if denied {
             (
                 State::Unsupported,
-                "run as root, or with the capabilities BPF and PERFMON (SYS_ADMIN before 5.8)",
+                "run as root, or with the capabilities BPF and PERFMON",
             )
         } else {
             (State::Failed, "please report this with the kernel's release and the log at --log.level=debug")
