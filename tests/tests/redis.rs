@@ -90,9 +90,7 @@ fn the_benchmark_is_counted_to_the_command() {
         both_ends(&agent, &redis, verb, "ok", "redis-benchmark", REQUESTS);
     }
     let page = agent.page();
-    let losses: Vec<String> =
-        page.losses().into_iter().filter(|loss| loss.contains("redis")).cloned().collect();
-    assert_eq!(losses, [""; 0], "nothing was lost");
+    assert_eq!(page.losses_of("redis"), [""; 0], "nothing was lost");
 }
 
 #[test]
