@@ -219,12 +219,16 @@ impl Automaton {
         while let Some((set, at)) = waiting.pop_front() {
             let nodes = || set.iter().map(|&node| &tree.0[node]);
             let fingerprint = |end: Option<&Pattern>| end.map_or(0, |end| pattern(end.as_str()));
-            let any = number(nodes().filter_map(|node| node.any).collect(), &mut states, &mut waiting);
+            // A rest takes whatever comes, so what goes behind it in order never has its turn.
+            let last = set.iter().position(|&node| tree.0[node].rest.is_some()).unwrap_or(set.len());
+            let going_on: Vec<usize> = set.iter().copied().take(last + 1).collect();
+            let onward = || going_on.iter().map(|&node| &tree.0[node]);
+            let any = number(onward().filter_map(|node| node.any).collect(), &mut states, &mut waiting);
             let accept = fingerprint(nodes().find_map(|node| node.accept));
             let rest = fingerprint(nodes().find_map(|node| node.rest));
-            let literals: BTreeSet<&str> = nodes().flat_map(|node| node.literals.keys().copied()).collect();
+            let literals: BTreeSet<&str> = onward().flat_map(|node| node.literals.keys().copied()).collect();
             for text in literals {
-                let next = number(tree.after(&set, text), &mut states, &mut waiting);
+                let next = number(tree.after(&going_on, text), &mut states, &mut waiting);
                 steps.insert(Step { state: at, literal: Segment::of(text.as_bytes()).literal() }, next);
             }
             if let Some(state) = states.get_mut(at as usize) {
