@@ -226,10 +226,7 @@ impl Status {
         let (state, remedy) = if missing {
             (State::Unsupported, "a newer kernel has it; the other probes are not affected")
         } else if denied {
-            (
-                State::Unsupported,
-                "run as root, or with the capabilities BPF and PERFMON",
-            )
+            (State::Unsupported, "run as root, or with the capabilities BPF and PERFMON")
         } else {
             (State::Failed, "please report this with the kernel's release and the log at --log.level=debug")
         };

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +17,8 @@ use crate::{Labels, PATIENCE, Page, Running, free_port, turn, wait_until};
 /// Every probe on, on a free port of loopback.
 pub struct Agent {
     running: Running,
-    log: Receiver<String>,
+    /// Behind a lock, so that threads of a test can share an agent.
+    log: Mutex<Receiver<String>>,
     pub address: SocketAddr,
     dir: TempDir,
     /// Let go last, when the agent is gone.
@@ -61,7 +63,7 @@ impl Agent {
         // Reads on when nobody listens any more: a full pipe would stop the agent.
         thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| _ = send.send(line)));
         let address = ([127, 0, 0, 1], 0).into();
-        let mut agent = Self { running, log, address, dir, _turn: turn };
+        let mut agent = Self { running, log: Mutex::new(log), address, dir, _turn: turn };
         let ready = agent.line("perf-agent is ready");
         for problem in [" failed=0", " unsupported=0"] {
             assert!(
@@ -100,8 +102,9 @@ impl Agent {
     pub fn line(&self, text: &str) -> String {
         let mut seen = Vec::new();
         let end = Instant::now() + PATIENCE;
+        let log = self.log.lock().unwrap();
         loop {
-            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match log.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(line) => seen.push(line),
                 Err(error) => panic!("no line with {text:?} in the log, {error}:\n{}", seen.join("\n")),

@@ -1,5 +1,6 @@
 //! Routes that are learned: whatever paths a server is asked for, its series stay few, its known routes stay as they are, and
 //! every request is counted, to the request.
+#![allow(clippy::print_stdout, reason = "how many series there are is worth seeing")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
 
@@ -60,7 +61,7 @@ fn random(n: u64) -> String {
         path += "/";
         path += &word(scrambled >> (7 * depth) | n);
     }
-    if n % 50 == 0 {
+    if n.is_multiple_of(50) {
         path += &"x".repeat(150);
     }
     path + &format!("/{}?q={n}", word(n))
@@ -138,7 +139,7 @@ fn two_hundred_thousand_random_paths_leave_the_known_routes_intact() {
     let mut each = WARM;
     let done = AtomicBool::new(false);
     let mut last = page;
-    thread::scope(|scope| {
+    let last = thread::scope(|scope| {
         let load: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let mut client = Client::of(&nginx);
@@ -153,7 +154,9 @@ fn two_hundred_thousand_random_paths_leave_the_known_routes_intact() {
                 })
             })
             .collect();
-        let watch = scope.spawn(|| {
+        let done = &done;
+        let agent = &agent;
+        let watch = scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 let page = agent.page();
                 assert!(page.text.len() < 4 << 20, "the page has {} bytes", page.text.len());
@@ -163,9 +166,11 @@ fn two_hundred_thousand_random_paths_leave_the_known_routes_intact() {
             }
             last
         });
-        load.into_iter().for_each(|client| client.join().unwrap());
+        for client in load {
+            client.join().unwrap();
+        }
         done.store(true, Ordering::Relaxed);
-        last = watch.join().unwrap();
+        watch.join().unwrap()
     });
     asked += RANDOM + RANDOM / 10;
     each += RANDOM / 10 / KNOWN.len() as u64;

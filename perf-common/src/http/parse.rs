@@ -13,7 +13,7 @@ use lines::{
     AT_LINE_START, BAD_VERSION, EMPTY_LINE, IN_FIRST_LINE, IN_TRAILERS, IS_REQUEST, SAW_CHUNKED, Scan,
     WAS_FIRST_LINE, scan_lines,
 };
-use number::decimal;
+use number::{CHUNK_LINE, chunk_line, decimal};
 
 /// Where in a message one direction stands. The order matters: from [`State::FirstWithoutPayload`] on no payload is read.
 #[repr(u8)]
@@ -62,8 +62,6 @@ pub const FOREIGN: u8 = 16;
 /// A response stands where a request had to come.
 pub const TURNED: u8 = 32;
 
-/// The longest line that tells a chunk's size, extensions included.
-const CHUNK_LINE: usize = 64;
 /// The longest authority of an absolute-form target: 256 bytes, as a host name and a port can have.
 const AUTHORITY_WORDS: usize = 32;
 /// Lengths above this (an exbibyte) are taken for it, so that sums cannot overflow.
@@ -569,34 +567,4 @@ fn status_line(out: &mut Parsed, window: &Window, len: usize) -> Begun {
     }
     out.status = status;
     Begun::At(12)
-}
-
-/// The size that a chunk's line tells and where the line ends; 0 where it is cut or makes no sense.
-#[inline(always)]
-fn chunk_line(window: &Window, len: usize) -> (u64, usize) {
-    let mut size = 0_u64;
-    let mut in_digits = true;
-    for pos in 0..CHUNK_LINE {
-        if pos >= len {
-            break;
-        }
-        let byte = window.byte(pos);
-        if byte == b'\n' {
-            return (
-                size & (MAX_LENGTH - 1),
-                if pos == 0 { 0 } else { window.forget(pos as u64 + 1) as usize },
-            );
-        }
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            b'A'..=b'F' => byte - b'A' + 10,
-            _ => 16,
-        };
-        in_digits &= digit < 16;
-        if in_digits {
-            size = size << 4 | u64::from(digit);
-        }
-    }
-    (0, 0)
 }

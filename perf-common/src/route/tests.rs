@@ -208,7 +208,7 @@ fn a_rule_folds_all_children_but_the_kept_ones_of_its_workload() {
         ("/items/ann", "/items/ann"),
     ] {
         assert_eq!(under(7, path), route);
-        assert_eq!(under(8, path).contains('*'), false, "{path} of another workload");
+        assert!(!under(8, path).contains('*'), "{path} of another workload");
     }
 }
 

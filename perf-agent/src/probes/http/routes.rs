@@ -148,7 +148,7 @@ impl Routes {
                 .collect();
             for rule in self.rules.learn(workload, &counted) {
                 tracing::debug!(workload, kept = rule.kept.len(), "a place with too many children is folded");
-                if let Err(error) = self.maps.install(&rule, self.rules.summary) {
+                if let Err(error) = self.maps.install(&rule, &self.rules.summary) {
                     tracing::warn!("a rule for routes cannot be written: {error:#}");
                 }
             }
@@ -179,7 +179,7 @@ impl Routes {
 
 impl Maps {
     /// What is kept comes first, so that it is never folded.
-    fn install(&mut self, New { parent, kept }: &New, summary: Summary) -> anyhow::Result<()> {
+    fn install(&mut self, New { parent, kept }: &New, summary: &Summary) -> anyhow::Result<()> {
         for child in kept {
             self.kept.insert(child, 1, 0)?;
         }

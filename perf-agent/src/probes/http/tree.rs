@@ -261,7 +261,9 @@ mod tests {
     fn children_that_are_cut_are_counted_and_never_kept() {
         let mut rules = Rules::new(50, 1000);
         let mut routes = crowd("/", "", 60);
-        routes.iter_mut().for_each(|route| (route.cut, route.count) = (true, 1));
+        for route in &mut routes {
+            (route.cut, route.count) = (true, 1);
+        }
         routes[0].count = 100;
         let new = rules.learn(WORKLOAD, &routes);
         assert_eq!(new.len(), 1);
@@ -271,7 +273,7 @@ mod tests {
     #[test]
     fn rules_are_bounded() {
         let mut rules = Rules::new(4, 1_000_000);
-        for workload in 0..MAX_COLLAPSED as u64 + 10 {
+        for workload in 0..u64::from(MAX_COLLAPSED) + 10 {
             rules.learn(workload, &crowd("/", "", 5));
         }
         assert_eq!(rules.collapsed.len(), MAX_COLLAPSED as usize);

@@ -1,7 +1,10 @@
-//! The number of a `Content-Length`, eight digits at a time.
+//! The number of a `Content-Length`, eight digits at a time, and the size of a chunk.
 
 use super::MAX_LENGTH;
 use crate::bytes::{Window, first, opaque};
+
+/// The longest line that tells a chunk's size, extensions included.
+pub(super) const CHUNK_LINE: usize = 64;
 
 /// 10 to the power of the index.
 static POWERS: [u64; 16] = {
@@ -59,6 +62,36 @@ fn digits(word: u64) -> (u64, usize) {
     let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
     let eight = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
     (eight, count)
+}
+
+/// The size that a chunk's line tells and where the line ends; 0 where it is cut or makes no sense.
+#[inline(always)]
+pub(super) fn chunk_line(window: &Window, len: usize) -> (u64, usize) {
+    let mut size = 0_u64;
+    let mut in_digits = true;
+    for pos in 0..CHUNK_LINE {
+        if pos >= len {
+            break;
+        }
+        let byte = window.byte(pos);
+        if byte == b'\n' {
+            return (
+                size & (MAX_LENGTH - 1),
+                if pos == 0 { 0 } else { window.forget(pos as u64 + 1) as usize },
+            );
+        }
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            _ => 16,
+        };
+        in_digits &= digit < 16;
+        if in_digits {
+            size = size << 4 | u64::from(digit);
+        }
+    }
+    (0, 0)
 }
 
 #[cfg(test)]
