@@ -226,8 +226,8 @@ fn durations_are_those_that_client_and_server_measure_themselves() {
             agent.expect("dns_server_queries_total", &[("service", &me)], lookups as f64)
         };
         let labels = [("service", me.as_str())];
-        compare(&page, "dns_lookup_duration_seconds", &labels, &asked, &asked);
-        compare(&page, "dns_server_query_duration_seconds", &labels, &least, &most);
+        compare(&page, "dns_lookup_duration_seconds", &labels, &asked, &asked, 1);
+        compare(&page, "dns_server_query_duration_seconds", &labels, &least, &most, 1);
     }
     // And of a real server, as fast as it can.
     let agent = Agent::with(&config);
@@ -236,7 +236,9 @@ fn durations_are_those_that_client_and_server_measure_themselves() {
     client.connect((Ipv4Addr::LOCALHOST, dnsmasq.port)).unwrap();
     let asked = ask(&client, 20_000);
     let page = agent.expect("dns_lookups_total", &[("service", &me)], 20_000.0);
-    compare(&page, "dns_lookup_duration_seconds", &[("service", &me)], &asked, &asked);
+    // Where a lookup takes microseconds, the slowest are those in which this program lost its CPU outside of the kernel, which its
+    // own clock has and the agent has not.
+    compare(&page, "dns_lookup_duration_seconds", &[("service", &me)], &asked, &asked, 4);
     assert_eq!(page.losses_of("dns"), [""; 0]);
 }
 
@@ -256,21 +258,23 @@ fn ask(client: &UdpSocket, lookups: usize) -> Vec<Duration> {
     took
 }
 
-/// Within one step of the ladder of what the programs' own clocks say, or between two of those.
+/// Within one step of the ladder of what the programs' own clocks say, or between two of those; of the slowest, up to `below`
+/// steps less.
 fn compare(
     page: &live_tests::Page,
     histogram: &str,
     labels: &[(&str, &str)],
     least: &[Duration],
     most: &[Duration],
+    below: usize,
 ) {
-    for q in [0.5, 0.99] {
+    for (q, below) in [(0.5, 1), (0.99, below)] {
         let reported = (page.quantile(histogram, labels, q) * 1e9).round() as u64;
         let at = |truth: &[Duration]| truth[(q * (truth.len() - 1) as f64) as usize].as_nanos() as u64;
         let (least, most) = (at(least), at(most));
         println!("{histogram} q{q}: up to {reported} ns reported, {least} to {most} ns measured");
         assert!(
-            index(reported) + 1 >= index(least) && index(reported) <= index(most) + 1,
+            index(reported) + below >= index(least) && index(reported) <= index(most) + 1,
             "{histogram} q{q}: in the step up to {reported} ns, by the program's own clock {least} to {most} ns"
         );
     }
