@@ -16,7 +16,7 @@ pub struct Postgres {
     running: Running,
     pub port: u16,
     /// Let go last, when nobody writes there any more.
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Postgres {
@@ -44,17 +44,12 @@ impl Postgres {
         command.arg("-D").arg(&data).uid(uid).gid(gid).current_dir(dir.path());
         let running =
             Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
-        let postgres = Self { running, port, dir };
+        let postgres = Self { running, port, _dir: dir };
         wait_until("PostgreSQL takes connections", PATIENCE, || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
                 && postgres.client("psql").args(["-c", "select 1"]).output().unwrap().status.success()
         });
         postgres
-    }
-
-    /// Where it keeps its data.
-    pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
     }
 
     /// As `destination` names it.

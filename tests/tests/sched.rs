@@ -89,7 +89,8 @@ fn switches_are_counted_to_the_switch() {
     napper.line("done");
     let (kernel_later, ours_later) = account(&napper);
     let (voluntary, involuntary) = (kernel_later.0 - kernel.0, kernel_later.1 - kernel.1);
-    assert!(voluntary >= ROUNDS, "{voluntary} voluntary switches in {ROUNDS} naps");
+    // A nap can be over before its process has left the CPU, where the CPU itself stands still.
+    assert!(voluntary >= ROUNDS * 0.95, "{voluntary} voluntary switches in {ROUNDS} naps");
     // While anybody else attaches to the tracepoint or leaves it, the kernel passes over some switches: few, and never is
     // one counted that was none.
     for (kind, reported, kernel) in
