@@ -1,7 +1,7 @@
 //! Redis' part of [`super::db`]: its verbs are their own names. See `perf-ebpf/src/bin/l7/redis.rs`.
 
 use aya::Ebpf;
-use perf_common::redis::verb::{self, BLOCKING, VERBS};
+use perf_common::redis::verb::{self, VERBS};
 
 use super::Account;
 use super::db::Name;
@@ -26,7 +26,7 @@ impl Redis {
 pub(super) fn name(number: u64) -> Name {
     let number = usize::try_from(number).unwrap_or(usize::MAX);
     let query_type = VERBS.get(number).copied().unwrap_or(VERBS[usize::from(verb::OTHER)]).to_owned();
-    let is_blocking = u8::try_from(number).is_ok_and(|number| verb::class(number) & BLOCKING != 0);
+    let is_blocking = u8::try_from(number).is_ok_and(verb::is_blocking);
     Name { query_type, table: String::new(), is_blocking }
 }
 
