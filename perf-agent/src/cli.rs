@@ -103,13 +103,27 @@ pub(crate) struct Options {
     /// Where the lock lies that keeps a second agent from starting [default: /run].
     #[arg(long = "path.run", value_name = "DIR", global = true)]
     run: Option<PathBuf>,
+
+    /// Go by what the agent does on kernels without this tracepoint, repeatable: to test it and to measure it.
+    #[arg(long, value_name = "NAME", global = true, hide = true)]
+    hide_tracepoint: Vec<String>,
 }
 
 impl Options {
     /// The configuration these flags and the file they name amount to.
     pub(crate) fn config(self) -> Result<Config, ConfigError> {
         // Without `..`, so that a new flag cannot be forgotten here.
-        let Self { config, listen_address, telemetry_path, log_level, log_format, procfs, sysfs, run } = self;
+        let Self {
+            config,
+            listen_address,
+            telemetry_path,
+            log_level,
+            log_format,
+            procfs,
+            sysfs,
+            run,
+            hide_tracepoint,
+        } = self;
         let mut config = config.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
         if !listen_address.is_empty() {
             config.web.listen_address = listen_address;
@@ -120,6 +134,7 @@ impl Options {
         replace(&mut config.paths.procfs, procfs);
         replace(&mut config.paths.sysfs, sysfs);
         replace(&mut config.paths.run, run);
+        config.hidden_tracepoints = hide_tracepoint;
         Ok(config)
     }
 }

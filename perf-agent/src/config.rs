@@ -31,6 +31,9 @@ pub(crate) struct Config {
     /// From the command line alone: where a file is read from cannot depend on what is in it.
     #[serde(skip)]
     pub(crate) paths: Paths,
+    /// Those that this kernel is taken not to have.
+    #[serde(skip)]
+    pub(crate) hidden_tracepoints: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

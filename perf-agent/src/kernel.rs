@@ -8,6 +8,8 @@ use perf_common::kernel::{ABSENT, FileOffsets, RegOffsets, SchedOffsets, SockOff
 
 use btf::Btf;
 
+use crate::config::{Config, Paths};
+
 /// A member or type that a probe needs and this kernel does not have; the reason why the probe is unsupported.
 #[derive(Clone, Debug)]
 pub(crate) struct Missing(pub(crate) String);
@@ -36,11 +38,13 @@ pub(crate) struct Kernel {
     /// Where the chosen hierarchy is mounted.
     pub(crate) cgroup_root: PathBuf,
     first_ephemeral_port: u32,
+    hidden_tracepoints: Vec<String>,
 }
 
 impl Kernel {
     /// Reads BTF and looks at the control groups of the running processes.
-    pub(crate) fn read(procfs: &Path, sysfs: &Path) -> Result<Self, btf::BtfError> {
+    pub(crate) fn read(config: &Config) -> Result<Self, btf::BtfError> {
+        let Paths { procfs, sysfs, run: _ } = &config.paths;
         let btf = Btf::read(&sysfs.join("kernel/btf/vmlinux"))?;
         let (hierarchy, cgroup_root) = hierarchy(procfs, sysfs);
         let range =
@@ -49,11 +53,12 @@ impl Kernel {
             range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
         // Where clients may have nearly all ports, a server's is still to be told.
         let first_ephemeral_port = u32::max(first_ephemeral_port, 32_768);
-        Ok(Self { btf, hierarchy, cgroup_root, first_ephemeral_port })
+        let hidden_tracepoints = config.hidden_tracepoints.clone();
+        Ok(Self { btf, hierarchy, cgroup_root, first_ephemeral_port, hidden_tracepoints })
     }
 
     pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
-        self.btf.has_tracepoint(name)
+        self.btf.has_tracepoint(name) && !self.hidden_tracepoints.iter().any(|hidden| hidden == name)
     }
 
     /// Whether BPF programs have this helper, by its name without `bpf_`.

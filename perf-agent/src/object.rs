@@ -1,11 +1,15 @@
 //! The BPF objects, embedded, and how one becomes attached programs.
 
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, anyhow, bail};
 use aya::maps::{Map, MapData, ProgramArray};
-use aya::programs::{BtfTracePoint, Iter};
+use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use perf_common::kernel::{FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
 
@@ -146,11 +150,12 @@ impl<'k> Loader<'k> {
         self.shared.contains_key(array)
     }
 
-    /// Loads and attaches the hooks in their order.
+    /// Loads the hooks' programs and attaches them in their order.
     pub(crate) fn attach(&mut self, probe: &'static str, object: &mut Ebpf, hooks: &[Hook]) -> Vec<Status> {
+        let loaded = verify(self.kernel, &self.btf, object, hooks);
         let mut status = Vec::new();
-        for hook in hooks {
-            let outcome = self.attach_one(object, hook);
+        for (hook, loaded) in hooks.iter().zip(loaded) {
+            let outcome = loaded.and_then(|()| self.attach_one(object, hook));
             // What another program of the object calls is no hook of its own, unless it is missing.
             let inner = matches!(hook.kind, HookKind::Tail { array, .. } if object.map(array).is_some());
             if !inner || outcome.is_err() {
@@ -161,14 +166,9 @@ impl<'k> Loader<'k> {
     }
 
     fn attach_one(&mut self, object: &mut Ebpf, hook: &Hook) -> anyhow::Result<()> {
-        let no_program = || anyhow!("the object has no {}", hook.program);
-        let program = object.program_mut(hook.program).ok_or_else(no_program)?;
+        let program = object.program_mut(hook.program).ok_or_else(|| no_program(hook))?;
         if let HookKind::Iterator { passes } = hook.kind {
-            if !self.kernel.has_helper("sock_from_file") {
-                return Err(Missing("helper bpf_sock_from_file (5.11)".to_owned()).into());
-            }
             let program: &mut Iter = program.try_into()?;
-            program.load(hook.target, &self.btf)?;
             for _ in 0..passes {
                 let link = program.attach()?;
                 let mut file = program.take_link(link)?.into_file()?;
@@ -176,11 +176,7 @@ impl<'k> Loader<'k> {
             }
             return Ok(());
         }
-        if !self.kernel.has_tracepoint(hook.target) {
-            return Err(Missing(format!("tracepoint {}", hook.target)).into());
-        }
         let program: &mut BtfTracePoint = program.try_into()?;
-        program.load(hook.target, &self.btf)?;
         let HookKind::Tail { array, at } = hook.kind else {
             program.attach()?;
             return Ok(());
@@ -193,6 +189,54 @@ impl<'k> Loader<'k> {
         let shared = shared.ok_or_else(|| anyhow!("no object has a program array {array} to share"))?;
         Ok(shared.set(at.into(), &fd, 0)?)
     }
+}
+
+/// Has the kernel verify the hooks' programs, on all CPUs at once: nearly all of the agent's start is this.
+fn verify(kernel: &Kernel, btf: &Btf, object: &mut Ebpf, hooks: &[Hook]) -> Vec<anyhow::Result<()>> {
+    let mut programs: HashMap<&str, &mut Program> = object.programs_mut().collect();
+    let jobs: Vec<_> = hooks.iter().map(|hook| (hook, programs.remove(hook.program))).collect();
+    let jobs = Mutex::new(jobs.into_iter().enumerate());
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            // A lock of its own statement, or it would be held while the kernel works.
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((at, (hook, program))) = job else { return done };
+            let outcome =
+                program.ok_or_else(|| no_program(hook)).and_then(|program| load(kernel, btf, program, hook));
+            done.push((at, outcome));
+        }
+    };
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get).min(hooks.len());
+    let mut done = thread::scope(|scope| {
+        let helpers: Vec<_> = (1..cpus).map(|_| scope.spawn(work)).collect();
+        let mut done = work();
+        for helper in helpers {
+            done.extend(helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn load(kernel: &Kernel, btf: &Btf, program: &mut Program, hook: &Hook) -> anyhow::Result<()> {
+    if let HookKind::Iterator { .. } = hook.kind {
+        if !kernel.has_helper("sock_from_file") {
+            return Err(Missing("helper bpf_sock_from_file (5.11)".to_owned()).into());
+        }
+        let program: &mut Iter = program.try_into()?;
+        return Ok(program.load(hook.target, btf)?);
+    }
+    if !kernel.has_tracepoint(hook.target) {
+        return Err(Missing(format!("tracepoint {}", hook.target)).into());
+    }
+    let program: &mut BtfTracePoint = program.try_into()?;
+    Ok(program.load(hook.target, btf)?)
+}
+
+fn no_program(hook: &Hook) -> anyhow::Error {
+    anyhow!("the object has no {}", hook.program)
 }
 
 /// How often the kernel skipped a run of one of the object's programs, because the program was under way on that CPU already:

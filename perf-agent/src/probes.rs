@@ -97,7 +97,7 @@ pub(crate) struct Probes {
 impl Probes {
     /// Loads and attaches every enabled probe. A probe that cannot run is a [`Status`], never an error.
     pub(crate) fn start(config: &Config) -> anyhow::Result<Self> {
-        let kernel = match Kernel::read(&config.paths.procfs, &config.paths.sysfs) {
+        let kernel = match Kernel::read(config) {
             Ok(kernel) => kernel,
             Err(error) => return Ok(Self::without_btf(config, &error)),
         };

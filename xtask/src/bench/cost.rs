@@ -49,7 +49,7 @@ pub(super) struct Scrape {
 }
 
 pub(super) fn measure(binary: &Path, site: &Site, slot: Duration, stop: &AtomicBool) -> Result<Cost> {
-    let mut agent = Agent::start(binary, None, stop)?;
+    let mut agent = Agent::start(binary, &[], stop)?;
     let own = kernel::program_ids_of(agent.process.pid())?;
     let clock = Clock::of_process(agent.process.pid())?;
 

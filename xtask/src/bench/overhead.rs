@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// Also measure the agent with each probe alone
     #[arg(long)]
     split: bool,
+    /// Also measure the agent by the hooks that it has on kernels before 6.3
+    #[arg(long)]
+    fallback: bool,
     /// Also write all of it, every slot included, to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -115,6 +118,9 @@ fn subjects(args: &Args, agent: &Path, dir: &Path) -> Result<Vec<Subject>> {
     match args.floor.clone().or_else(|| floor::find(agent)) {
         Some(object) => subjects.push(Subject::floor(object)),
         None => eprintln!("no floor: its object is only there next to an agent that was built here"),
+    }
+    if args.fallback {
+        subjects.push(Subject::fallback(agent));
     }
     if args.split {
         for probe in PROBES {

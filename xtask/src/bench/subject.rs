@@ -1,6 +1,7 @@
 //! What is measured: the agent in some configuration, or the floor.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -22,14 +23,20 @@ pub(super) struct Subject {
 }
 
 enum Kind {
-    Agent { binary: PathBuf, config: Option<PathBuf> },
+    Agent { binary: PathBuf, flags: Vec<OsString> },
     Floor { object: PathBuf },
 }
 
 impl Subject {
     /// The agent as it comes.
     pub(super) fn agent(binary: &Path) -> Self {
-        Self { name: "agent".to_owned(), kind: Kind::Agent { binary: binary.into(), config: None } }
+        Self { name: "agent".to_owned(), kind: Kind::Agent { binary: binary.into(), flags: Vec::new() } }
+    }
+
+    /// The agent as it is on kernels before 6.3, where it goes by the return of every system call.
+    pub(super) fn fallback(binary: &Path) -> Self {
+        let flags = vec!["--hide-tracepoint".into(), "sock_send_length".into()];
+        Self { name: "fallback".to_owned(), kind: Kind::Agent { binary: binary.into(), flags } }
     }
 
     /// The agent with a single probe; `dir` takes its configuration.
@@ -39,7 +46,8 @@ impl Subject {
         let off = PROBES.iter().filter(|other| **other != probe);
         let lines: Vec<String> = off.map(|other| format!("  {other}: {{enabled: false}}\n")).collect();
         fs::write(&config, format!("probes:\n{}", lines.concat()))?;
-        Ok(Self { name, kind: Kind::Agent { binary: binary.into(), config: Some(config) } })
+        let flags = vec!["--config".into(), config.into()];
+        Ok(Self { name, kind: Kind::Agent { binary: binary.into(), flags } })
     }
 
     pub(super) fn floor(object: PathBuf) -> Self {
@@ -48,16 +56,14 @@ impl Subject {
 
     /// The design's goals are for the agent as it comes.
     pub(super) fn has_target(&self) -> bool {
-        matches!(self.kind, Kind::Agent { config: None, .. })
+        matches!(&self.kind, Kind::Agent { flags, .. } if flags.is_empty())
     }
 
     /// Starts it and returns when its programs are attached.
     pub(super) fn start(&self, stop: &AtomicBool) -> Result<Running> {
         match &self.kind {
             Kind::Floor { object } => floor::attach(object).map(Running::Floor),
-            Kind::Agent { binary, config } => {
-                Agent::start(binary, config.as_deref(), stop).map(Running::Agent)
-            }
+            Kind::Agent { binary, flags } => Agent::start(binary, flags, stop).map(Running::Agent),
         }
     }
 }
@@ -98,14 +104,11 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(binary: &Path, config: Option<&Path>, stop: &AtomicBool) -> Result<Self> {
+    pub(super) fn start(binary: &Path, flags: &[OsString], stop: &AtomicBool) -> Result<Self> {
         let log = target().join("bench/agent.log");
         let address = free_address()?;
         let mut start = command(binary);
-        start.args([LISTEN, &address]).stderr(File::create(&log)?);
-        if let Some(config) = config {
-            start.arg("--config").arg(config);
-        }
+        start.args([LISTEN, &address]).args(flags).stderr(File::create(&log)?);
         let mut process = Background::start("perf-agent", &mut start)?;
         let begun = Instant::now();
         while scrape::get(&address, "/readyz").is_err() {
