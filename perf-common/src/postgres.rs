@@ -6,7 +6,6 @@
 //! that is where pairing begins anew whatever was missed, and where an error ends that makes the server pass over the rest
 //! of its group.
 
-pub mod block;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod message;

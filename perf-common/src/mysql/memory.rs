@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 
 use super::message::{Found, Half, Pass};
 use super::{Call, Conn, Exchange, Io};
+use crate::block::{BLOCK, Block};
 use crate::events::Reason;
 use crate::l7::Direction;
-use crate::postgres::block::{BLOCK, Block};
 use crate::sql::{OTHER, Statement};
 
 /// Payload in memory, findings in vectors.

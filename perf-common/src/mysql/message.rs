@@ -4,8 +4,8 @@
 //! the first bytes of a packet and the lexer's state of a cut statement are all that has to be kept. A body of 16 MiB less a
 //! byte is continued in the next packet.
 
+use crate::block::Block;
 use crate::bytes::low;
-use crate::postgres::block::Block;
 use crate::sql::Statement;
 
 /// A header comes.

@@ -5,9 +5,9 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::block::{BLOCK, Block};
 use super::message::{Found, Half, Pass, is_chain};
 use super::{Call, Conn, Exchange, Io, Settle};
+use crate::block::{BLOCK, Block};
 use crate::events::Reason;
 use crate::http::Direction;
 use crate::sql::{OTHER, Statement};

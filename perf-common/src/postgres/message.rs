@@ -3,7 +3,7 @@
 //! Bodies are passed over by their length but for what names a statement. Everything can be cut anywhere: the bytes of a
 //! cut header, the hash of a cut name and the lexer's state of a cut statement are all that has to be kept.
 
-use super::block::Block;
+use crate::block::Block;
 use crate::bytes::low;
 use crate::sql::{self, Statement};
 

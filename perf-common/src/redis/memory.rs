@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use super::message::{Found, Half, Pass};
 use super::verb::Text;
 use super::{Call, Conn, Exchange, Io, Settle};
+use crate::block::{BLOCK, Block};
 use crate::events::Reason;
 use crate::l7::Direction;
-use crate::postgres::block::{BLOCK, Block};
 
 /// Payload in memory, findings in vectors.
 pub struct Memory<'a> {

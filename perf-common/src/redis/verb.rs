@@ -1,7 +1,7 @@
 //! The commands that have a name of their own in a metric, and what is special about some of them.
 
+use crate::block::Block;
 use crate::bytes::{low, opaque};
-use crate::postgres::block::Block;
 
 /// The label of each verb, in the order of its number. A name that stands twice is another command the second time: it blocks
 /// (`XREAD BLOCK`), or it changes what follows (`CLIENT REPLY`).

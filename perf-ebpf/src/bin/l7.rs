@@ -32,6 +32,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::block::Block;
 use perf_common::bytes::Window;
 use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
@@ -40,7 +41,6 @@ use perf_common::l7::{
     ROLE_SERVER, ROLE_UNKNOWN,
 };
 use perf_common::peer::Peer;
-use perf_common::postgres::block::Block;
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload, Shape};

@@ -4,8 +4,8 @@ use super::{
     ARRAY, ATTRIBUTE, BAD, BODY, DIGIT, FAILED, Found, HEAD, Half, INLINE, IS_NEW, LARGEST, LINE, MAP,
     NEGATIVE, NUMBER, PUSH, REST, RETURN, SCAN, SIMPLE, STRING, TEXT, TYPE, is_letter, type_of,
 };
+use crate::block::Block;
 use crate::bytes::{find, first};
-use crate::postgres::block::Block;
 use crate::redis::verb::{self, LONGEST, OPTIONS, OTHER, STREAMS, SUBSCRIBES, Text};
 
 /// How many elements one pass looks at, and how many bytes or words of something cut: what the verifier walks through.

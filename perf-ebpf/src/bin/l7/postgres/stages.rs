@@ -4,12 +4,12 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use perf_common::block::{BLOCK, Block};
 use perf_common::bytes::opaque;
 use perf_common::db::DbKey;
 use perf_common::events::Reason;
 use perf_common::l7::ROLE_CLIENT;
 use perf_common::peer::CLASS_OTHER;
-use perf_common::postgres::block::{BLOCK, Block};
 use perf_common::postgres::message::is_chain;
 use perf_common::postgres::{Settle, StatementKey};
 use perf_common::sql::{OTHER, SqlSample, Statement, TEXT};
