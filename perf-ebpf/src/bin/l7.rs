@@ -17,6 +17,10 @@
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
 
+// First, for the others to see its macro.
+#[macro_use]
+#[path = "l7/follow.rs"]
+mod follow;
 #[path = "l7/http.rs"]
 mod http;
 #[path = "l7/postgres.rs"]
@@ -177,7 +181,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     let Some(conn) = conn(sk, length != 0) else { return 0 };
     let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
-        end_of_stream(sk, conn, work);
+        end(sk, conn, work, End::Stream);
         return 0;
     }
     if conn.ignores(Direction::Received) {
@@ -241,7 +245,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
         if received {
-            end_of_stream(sk, conn, work);
+            end(sk, conn, work, End::Stream);
         }
         return 0;
     }
@@ -307,13 +311,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
     }
     // The state machine does not touch it when a connection ends.
     let Some(work) = work(Direction::Received) else { return 0 };
-    if conn.protocol == POSTGRES {
-        postgres::finish(sk);
-    } else if conn.protocol == REDIS {
-        redis::finish(sk);
-    } else {
-        http::finish(sk, conn, work);
-    }
+    end(sk, conn, work, End::Connection);
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
         postgres::forget(sk);
@@ -362,15 +360,21 @@ fn is_on(protocol: u8) -> bool {
     *get(&PROTOCOLS_ON) >> protocol & 1 != 0
 }
 
-/// The bytes of a connection ended: for a client, what waits gets no response any more.
+/// What of a connection ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// The bytes that the peer sends: for a client, what waits gets no response any more.
+    Stream,
+    Connection,
+}
+
+/// Leaves it to the connection's protocol what becomes of that which waits.
 #[inline(always)]
-fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Work) {
-    if conn.protocol == POSTGRES {
-        postgres::end_of_stream(sk);
-    } else if conn.protocol == REDIS {
-        redis::end_of_stream(sk);
-    } else {
-        http::end_of_stream(sk, conn, work);
+fn end(sk: Ptr, conn: &mut Conn, work: &mut Work, what: End) {
+    match conn.protocol {
+        POSTGRES => postgres::end(sk, what),
+        REDIS => redis::end(sk, what),
+        _ => http::end(sk, conn, work, what),
     }
 }
 

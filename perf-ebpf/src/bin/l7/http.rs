@@ -30,7 +30,7 @@ use perf_common::route::rules::{Collapse, Outcome, Patterns, State, Step, Summar
 use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 
-use super::{EVENTS, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Scratch, owner};
+use super::{EVENTS, End, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Scratch, owner};
 
 // As many as the configuration asks for.
 perf_ebpf::table!(HttpKey => Histogram, 10_240, INDEX, CELLS, FREE, RECENT);
@@ -142,13 +142,11 @@ pub(super) fn give_up(conn: &mut Conn, work: &mut Scratch) {
 }
 
 #[inline(always)]
-pub(super) fn end_of_stream(sk: Ptr, conn: &mut Conn, work: &mut Scratch) {
-    conn.end_of_stream(&mut Kernel { work, sk });
-}
-
-#[inline(always)]
-pub(super) fn finish(sk: Ptr, conn: &mut Conn, work: &mut Scratch) {
-    conn.finish(&mut Kernel { work, sk });
+pub(super) fn end(sk: Ptr, conn: &mut Conn, work: &mut Scratch, what: End) {
+    match what {
+        End::Stream => conn.end_of_stream(&mut Kernel { work, sk }),
+        End::Connection => conn.finish(&mut Kernel { work, sk }),
+    }
 }
 
 /// The state machine's hands in the kernel.

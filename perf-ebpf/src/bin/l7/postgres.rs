@@ -9,16 +9,12 @@
 mod stages;
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use perf_common::db::{DbKey, POSTGRESQL};
 use perf_common::events::Reason;
 use perf_common::histogram::Histogram;
-use perf_common::l7::{
-    Call, Direction, POSTGRES, PROTOCOL_UNKNOWN, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
-};
+use perf_common::l7::{Call, POSTGRES};
 use perf_common::postgres::{
     Conn, Exchange, Io, Settle, StatementKey,
     message::{Found, Half, NAME, Pass, SECOND_NAME, SKIP, SQL, STARTUP},
@@ -26,15 +22,13 @@ use perf_common::postgres::{
 };
 use perf_common::sql::{SqlSample, Statement};
 use perf_ebpf::count::{EVENT_COUNTERS, Events};
-use perf_ebpf::kernel::Ptr;
-use perf_ebpf::{get, socket};
 use stages::{
     define, fill_block, fingerprint, is_request_chain, load_statement, lookup, parse_greeting,
     parse_messages, parse_name, parse_sql, save_statement, settle_waiting,
 };
 pub(super) use stages::{fill, peek_payload, record_query};
 
-use super::{FILES, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, Work as Scratch};
+use super::Work as Scratch;
 
 // As many as the configuration asks for.
 perf_ebpf::table!(DbKey => Histogram, 10_240, DB_INDEX, DB_CELLS, DB_FREE, DB_RECENT);
@@ -47,13 +41,6 @@ static DB_USED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static PG_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
 
-#[btf_map]
-static PG_CONNS: SkStorage<Conn> = SkStorage::new();
-/// The same on kernels where only the socket's address is known; one entry elsewhere.
-#[map]
-static PG_BY_ADDR: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
-#[map]
-static PG_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
 /// The oldest go first; a statement that is used after that counts as `other`.
 #[map]
 static STATEMENTS: LruHashMap<StatementKey, u64> = LruHashMap::with_max_entries(32_768, 0);
@@ -78,99 +65,10 @@ pub(super) struct Work {
 /// Parts of one call per program: up to a message that matters, or a block of ones that do not.
 const ROUNDS: usize = 4;
 
-#[btf_tracepoint(function = "sock_send_length")]
-fn pg_sent(ctx: BtfTracePointContext) -> i32 {
-    follow(&ctx, &SENT_MORE, Direction::Sent)
-}
-
-#[btf_tracepoint(function = "sock_recv_length")]
-fn pg_received(ctx: BtfTracePointContext) -> i32 {
-    follow(&ctx, &RECEIVED_MORE, Direction::Received)
-}
-
-#[btf_tracepoint(function = "sys_exit")]
-fn pg_returned(ctx: BtfTracePointContext) -> i32 {
-    follow(&ctx, &RETURNED_MORE, Direction::Received)
-}
-
-/// Looks at a call, or at what is left of it, and tells the connection what came of it.
-#[inline(always)]
-fn follow(ctx: &BtfTracePointContext, next: &ProgramArray, place: Direction) -> i32 {
-    let Some((sk, work)) = super::under_way(ctx, place) else { return 0 };
-    let Some(all) = super::conn(sk, false) else { return 0 };
-    let Some(conn) = state(sk, true) else { return 0 };
-    if work.call.done == 0 {
-        work.pg.pass.len = 0;
-    }
-    let more = advance(sk, conn, work);
-    if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {
-        all.protocol = POSTGRES;
-        if !conn.is_request(work.call.direction) {
-            all.last = work.call.now;
-        }
-    } else {
-        all.protocol = PROTOCOL_UNKNOWN;
-    }
-    if all.protocol == POSTGRES || conn.role == ROLE_OPAQUE {
-        all.role = conn.role;
-    } else {
-        all.role = ROLE_UNKNOWN;
-    }
-    all.offered = if conn.has_beginning() { POSTGRES } else { PROTOCOL_UNKNOWN };
-    if more {
-        // SAFETY: an empty slot falls through.
-        unsafe { next.tail_call(ctx, u32::from(POSTGRES)) };
-        let mut call = work.call;
-        conn.lose(&mut Kernel { work }, &mut call);
-    }
-    0
-}
-
-/// The state of a socket's connection.
-#[inline(always)]
-fn state(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
-    let storage = get(&FILES).by_descriptor == 0;
-    // SAFETY: maps of this object; an all-zero connection is a new one.
-    unsafe { socket::state(&PG_CONNS, &PG_BY_ADDR, &PG_ZERO, sk, storage, create) }
-}
-
-/// The bytes of a client's connection ended.
-#[inline(always)]
-pub(super) fn end_of_stream(sk: Ptr) {
-    if let Some(conn) = state(sk, false) {
-        conn.end_of_stream(&mut Ending);
-    }
-}
-
-/// A connection ends.
-#[inline(always)]
-pub(super) fn finish(sk: Ptr) {
-    if let Some(conn) = state(sk, false) {
-        conn.finish(&mut Ending);
-    }
-}
-
-/// The socket is gone; only where its address is the key.
-#[inline(always)]
-pub(super) fn forget(sk: Ptr) {
-    let _: Result<(), i32> = PG_BY_ADDR.remove(sk.key());
-}
-
-/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
-#[inline(always)]
-fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
-    for _ in 0..ROUNDS {
-        let mut call = work.call;
-        step(conn, &mut Kernel { work }, &mut call);
-        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
-            (conn.workload, conn.peer) = super::owner(sk, conn.role);
-        }
-        work.call.done = call.done;
-        if call.done >= call.total {
-            return false;
-        }
-    }
-    true
+follow! {
+    POSTGRES as pg, with Kernel and Ending,
+    programs: pg_sent, pg_received, pg_returned,
+    maps: PG_CONNS, PG_BY_ADDR, PG_ZERO,
 }
 
 /// Its hands where a connection ends: in an interrupt that may stand in the middle of another one's work.

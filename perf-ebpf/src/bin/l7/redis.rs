@@ -6,36 +6,22 @@
 #[path = "redis/stages.rs"]
 mod stages;
 
-use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
-use aya_ebpf::maps::{HashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use perf_common::db::{DbKey, REDIS as SYSTEM};
 use perf_common::events::Reason;
-use perf_common::l7::{
-    Call, Direction, PROTOCOL_UNKNOWN, REDIS, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
-};
+use perf_common::l7::{Call, REDIS};
 use perf_common::redis::message::{Found, HEAD, Half, INLINE, LINE, NUMBER, Pass, REST, TEXT};
 use perf_common::redis::verb::Text;
 use perf_common::redis::{Conn, Exchange, Io, Settle, step};
 use perf_ebpf::count::{EVENT_COUNTERS, Events};
-use perf_ebpf::kernel::Ptr;
-use perf_ebpf::{get, socket};
 use stages::{rd_begin, rd_fill, rd_lines, rd_number, rd_settle, rd_text};
 
+use super::Work as Scratch;
 use super::postgres::{peek_payload, record_query};
-use super::{FILES, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, Work as Scratch};
 
 #[map]
 static RD_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
-#[btf_map]
-static RD_CONNS: SkStorage<Conn> = SkStorage::new();
-/// The same on kernels where only the socket's address is known; one entry elsewhere.
-#[map]
-static RD_BY_ADDR: HashMap<u64, Conn> = HashMap::with_max_entries(1, 0);
-#[map]
-static RD_ZERO: PerCpuArray<Conn> = PerCpuArray::with_max_entries(1, 0);
-
 /// What Redis needs of [`super::Work`], besides the block.
 #[repr(C)]
 pub(super) struct Work {
@@ -47,96 +33,10 @@ pub(super) struct Work {
 /// Parts of one call per program: a run of commands of one verb, or of replies with one outcome.
 const ROUNDS: usize = 4;
 
-#[btf_tracepoint(function = "sock_send_length")]
-fn rd_sent(ctx: BtfTracePointContext) -> i32 {
-    follow(&ctx, &SENT_MORE, Direction::Sent)
-}
-
-#[btf_tracepoint(function = "sock_recv_length")]
-fn rd_received(ctx: BtfTracePointContext) -> i32 {
-    follow(&ctx, &RECEIVED_MORE, Direction::Received)
-}
-
-#[btf_tracepoint(function = "sys_exit")]
-fn rd_returned(ctx: BtfTracePointContext) -> i32 {
-    follow(&ctx, &RETURNED_MORE, Direction::Received)
-}
-
-/// Looks at a call, or at what is left of it, and tells the connection what came of it.
-#[inline(always)]
-fn follow(ctx: &BtfTracePointContext, next: &ProgramArray, place: Direction) -> i32 {
-    let Some((sk, work)) = super::under_way(ctx, place) else { return 0 };
-    let Some(all) = super::conn(sk, false) else { return 0 };
-    let Some(conn) = state(sk, true) else { return 0 };
-    if work.call.done == 0 {
-        work.redis.pass.len = 0;
-    }
-    let more = advance(sk, conn, work);
-    if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {
-        all.protocol = REDIS;
-        all.role = conn.role;
-        if !conn.is_request(work.call.direction) {
-            all.last = work.call.now;
-        }
-    } else {
-        all.role = if all.protocol == REDIS { conn.role } else { ROLE_UNKNOWN };
-        all.protocol = PROTOCOL_UNKNOWN;
-    }
-    all.offered = if conn.has_beginning() { REDIS } else { PROTOCOL_UNKNOWN };
-    if more {
-        // SAFETY: an empty slot falls through.
-        unsafe { next.tail_call(ctx, u32::from(REDIS)) };
-        let mut call = work.call;
-        conn.lose(&mut Kernel { work }, &mut call);
-    }
-    0
-}
-
-/// Looks at up to [`ROUNDS`] parts of the call; whether some are left.
-#[inline(always)]
-fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
-    for _ in 0..ROUNDS {
-        let mut call = work.call;
-        step(conn, &mut Kernel { work }, &mut call);
-        if conn.workload == 0 && conn.role != ROLE_UNKNOWN && conn.role != ROLE_OPAQUE {
-            (conn.workload, conn.peer) = super::owner(sk, conn.role);
-        }
-        work.call.done = call.done;
-        if call.done >= call.total {
-            return false;
-        }
-    }
-    true
-}
-
-/// The state of a socket's connection.
-#[inline(always)]
-fn state(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
-    let storage = get(&FILES).by_descriptor == 0;
-    // SAFETY: maps of this object; an all-zero connection is a new one.
-    unsafe { socket::state(&RD_CONNS, &RD_BY_ADDR, &RD_ZERO, sk, storage, create) }
-}
-
-/// The bytes of a client's connection ended.
-#[inline(always)]
-pub(super) fn end_of_stream(sk: Ptr) {
-    if let Some(conn) = state(sk, false) {
-        conn.end_of_stream(&mut Ending);
-    }
-}
-
-/// A connection ends.
-#[inline(always)]
-pub(super) fn finish(sk: Ptr) {
-    if let Some(conn) = state(sk, false) {
-        conn.finish(&mut Ending);
-    }
-}
-
-/// The socket is gone; only where its address is the key.
-#[inline(always)]
-pub(super) fn forget(sk: Ptr) {
-    let _: Result<(), i32> = RD_BY_ADDR.remove(sk.key());
+follow! {
+    REDIS as redis, with Kernel and Ending,
+    programs: rd_sent, rd_received, rd_returned,
+    maps: RD_CONNS, RD_BY_ADDR, RD_ZERO,
 }
 
 #[inline(always)]
