@@ -5,6 +5,7 @@
 
 mod error;
 mod ladder;
+mod pools;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 pub(crate) use error::ConfigError;
 pub(crate) use ladder::Buckets;
+pub(crate) use pools::{MaxSizes, Pools};
 pub(crate) use routes::Patterns;
 pub(crate) use values::{Level, ListenAddress, LogFormat, MaxChildren, MaxDomains, MaxSeries, TelemetryPath};
 
@@ -69,6 +71,7 @@ pub(crate) struct Probes {
     pub(crate) postgres: Postgres,
     pub(crate) redis: Redis,
     pub(crate) max_db_series: MaxSeries,
+    pub(crate) connection_pools: Pools,
     pub(crate) dns: Dns,
 }
 
@@ -76,7 +79,7 @@ impl Probes {
     /// Each slice's name and whether it is switched on, in the order in which they are shown. All protocols above TCP are one.
     pub(crate) fn enabled(&self) -> [(&'static str, bool); 4] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
-        let Self { tcp, sched, http, postgres, redis, max_db_series: _, dns } = self;
+        let Self { tcp, sched, http, postgres, redis, max_db_series: _, connection_pools: _, dns } = self;
         [
             ("tcp", tcp.enabled),
             ("sched", sched.enabled),

@@ -1,5 +1,6 @@
 //! perf-agent: latency of unmodified programs, from eBPF tracepoints to Prometheus.
 
+mod bpf;
 mod cli;
 mod config;
 mod daemon;

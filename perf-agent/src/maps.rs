@@ -4,7 +4,6 @@
 //! entries) and may never end while entries come and go.
 
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use anyhow::Context as _;
@@ -12,6 +11,8 @@ use aya::Ebpf;
 use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue};
 use perf_common::cells::Slot;
+
+use crate::bpf;
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Entries per system call; a bucket that holds more makes the kernel ask for more room.
@@ -54,6 +55,10 @@ impl MapReader {
         Ok(Self { fd, max_entries: data.info()?.max_entries() })
     }
 
+    pub(crate) fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
     /// Calls `each` for every entry. Entries that come or go meanwhile may be missed, ones that stay are seen once.
     pub(crate) fn each<K: Pod, V: Pod>(&self, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
         self.batches::<K, V>(|keys, values| {
@@ -84,10 +89,7 @@ impl MapReader {
                 flags: 0,
             };
             // SAFETY: the buffers hold `count` elements, and the kernel writes no more.
-            let result = unsafe {
-                libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
-            };
-            let error = (result < 0).then(io::Error::last_os_error);
+            let error = unsafe { bpf::call(BPF_MAP_LOOKUP_BATCH, &mut attr) }.err();
             let end = match error.as_ref().and_then(io::Error::raw_os_error) {
                 Some(libc::ENOENT) => true,
                 Some(libc::ENOSPC) => {

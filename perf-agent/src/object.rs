@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZero;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -13,6 +13,7 @@ use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use perf_common::kernel::{FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
 
+use crate::bpf;
 use crate::kernel::{Kernel, Missing};
 use crate::probes::Status;
 
@@ -243,27 +244,7 @@ fn no_program(hook: &Hook) -> anyhow::Error {
 /// in a task that was preempted there, or that an interrupt came to. What those runs would have seen, nobody knows.
 pub(crate) fn missed_runs(object: &Ebpf) -> u64 {
     let fds = object.programs().filter_map(|(_, program)| program.fd().ok());
-    fds.filter_map(|fd| recursion_misses(fd.as_fd()).ok()).sum()
-}
-
-/// `bpf_prog_info.recursion_misses` (5.12), which aya does not hand out.
-fn recursion_misses(program: BorrowedFd<'_>) -> std::io::Result<u64> {
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-    /// Where it stands in `struct bpf_prog_info`, in words; part of the system call's interface.
-    const AT: usize = 26;
-    #[repr(C)]
-    struct InfoAttr {
-        fd: i32,
-        len: u32,
-        info: u64,
-    }
-    let mut info = [0_u64; AT + 1];
-    let mut attr =
-        InfoAttr { fd: program.as_raw_fd(), len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
-    // SAFETY: the kernel writes at most `len` bytes to `info`, all of whose pointers are null.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<InfoAttr>()) };
-    if result == 0 { Ok(info[AT]) } else { Err(std::io::Error::last_os_error()) }
+    fds.filter_map(|fd| bpf::recursion_misses(fd.as_fd()).ok()).sum()
 }
 
 /// Before 5.11 the memory of maps counts against this limit, and 64 KiB is the default. A refusal shows as a failed load.

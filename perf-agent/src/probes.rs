@@ -4,6 +4,7 @@ mod db;
 mod dns;
 mod http;
 mod l7;
+mod pools;
 mod postgres;
 mod redis;
 mod sched;

@@ -7,6 +7,15 @@ pub const SYSTEMS: [&str; 2] = ["postgresql", "redis"];
 pub const POSTGRESQL: u8 = 0;
 pub const REDIS: u8 = 1;
 
+/// The system whose protocol has this number among [`crate::l7`]'s.
+#[inline(always)]
+pub const fn system_of(protocol: u8) -> u8 {
+    match protocol {
+        crate::l7::REDIS => REDIS,
+        _ => POSTGRESQL,
+    }
+}
+
 /// The key of a cell.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -112,9 +112,12 @@ pub struct Conn {
     /// The protocol that was offered the first part of what may be its beginning and waits for more.
     pub offered: u8,
     pub pad: u8,
+    /// Where a client's connection to a database is among all of them, plus one; 0 for nowhere.
+    pub pool: u32,
+    pub pad_2: u32,
 }
 
-crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 24);
+crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 32);
 
 /// A request and its response, complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

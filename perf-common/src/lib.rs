@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod l7;
 pub mod mysql;
 pub mod peer;
+pub mod pools;
 pub mod postgres;
 pub mod redis;
 pub mod route;

@@ -340,7 +340,7 @@ impl Conn {
 
     /// How many entries wait.
     #[inline(always)]
-    fn waiting(&self) -> u32 {
+    pub fn waiting(&self) -> u32 {
         self.tail.wrapping_sub(self.head)
     }
 

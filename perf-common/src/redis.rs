@@ -364,7 +364,7 @@ impl Conn {
 
     /// How many runs wait.
     #[inline(always)]
-    fn waiting(&self) -> u32 {
+    pub fn waiting(&self) -> u32 {
         self.tail.wrapping_sub(self.head)
     }
 

@@ -38,9 +38,14 @@ impl Agent {
         Self::with("")
     }
 
+    /// By the hooks that it has on kernels before 6.3.
+    pub fn fallback() -> Self {
+        Self::launch("", &["--hide-tracepoint", "sock_send_length"], turn())
+    }
+
     /// With this text as its configuration file.
     pub fn with(config: &str) -> Self {
-        Self::launch(config, turn())
+        Self::launch(config, &[], turn())
     }
 
     /// Killed without a chance to clean up, and a new one started.
@@ -49,15 +54,15 @@ impl Agent {
         let Self { mut running, log: _, address: _, dir: _, _turn: turn } = self;
         running.signal(libc::SIGKILL);
         wait(&mut running);
-        Self::launch("", turn)
+        Self::launch("", &[], turn)
     }
 
-    fn launch(config: &str, turn: File) -> Self {
+    fn launch(config: &str, flags: &[&str], turn: File) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.yaml");
         fs::write(&file, config).unwrap();
         let mut running =
-            Running::spawn(command(dir.path()).arg("--config").arg(&file).stderr(Stdio::piped()));
+            Running::spawn(command(dir.path()).arg("--config").arg(&file).args(flags).stderr(Stdio::piped()));
         let stderr = BufReader::new(running.0.stderr.take().unwrap());
         let (send, log) = mpsc::channel();
         // Reads on when nobody listens any more: a full pipe would stop the agent.

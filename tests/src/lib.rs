@@ -16,6 +16,7 @@ mod nginx;
 mod page;
 mod postgres;
 mod proc;
+mod redis;
 mod wire;
 
 use std::fs::File;
@@ -32,6 +33,7 @@ pub use nginx::{Counted, Nginx};
 pub use page::{Labels, Page, Sample};
 pub use postgres::{Postgres, script};
 pub use proc::{Proc, bpf_loaded, comm};
+pub use redis::Redis;
 pub use wire::{Pair, listener};
 
 /// Longer than anything takes here; whoever waits for it has found a bug.

@@ -2,65 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use live_tests::{Agent, Labels, PATIENCE, Running, free_port, run, wait_until};
-use tempfile::TempDir;
+use live_tests::{Agent, Labels, PATIENCE, Redis, Running, wait_until};
 
 const SERVER: &str = "db_server_query_duration_seconds_count";
 const CLIENT: &str = "db_query_duration_seconds_count";
-
-/// A server on a port of loopback that keeps nothing.
-struct Redis {
-    port: u16,
-    _running: Running,
-    _dir: TempDir,
-}
-
-impl Redis {
-    fn start() -> Self {
-        let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
-        let mut server = Command::new("redis-server");
-        server.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        server.arg("--dir").arg(dir.path()).stdout(Stdio::null());
-        let running = Running::spawn(&mut server);
-        wait_until("Redis takes connections", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { port, _running: running, _dir: dir }
-    }
-
-    fn cli(&self, arguments: &[&str]) -> String {
-        run(Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments))
-    }
-
-    /// What the server has done since `CONFIG RESETSTAT`, by verb in capitals.
-    fn done(&self) -> BTreeMap<String, f64> {
-        let stats = self.cli(&["INFO", "commandstats"]);
-        let lines = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_"));
-        lines
-            .map(|line| {
-                let (verb, rest) = line.split_once(":calls=").unwrap();
-                let verb = verb.split('|').next().unwrap().to_uppercase();
-                (verb, rest.split(',').next().unwrap().parse().unwrap())
-            })
-            .fold(BTreeMap::new(), |mut all, (verb, calls): (String, f64)| {
-                *all.entry(verb).or_default() += calls;
-                all
-            })
-    }
-
-    fn destination(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    fn benchmark(&self, arguments: &[&str]) {
-        run(Command::new("redis-benchmark").args(["-p", &self.port.to_string(), "-q"]).args(arguments));
-    }
-}
 
 fn both_ends(agent: &Agent, redis: &Redis, verb: &str, status: &str, client: &str, count: f64) {
     let destination = redis.destination();

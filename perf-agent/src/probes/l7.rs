@@ -6,6 +6,7 @@ use perf_common::l7::{HTTP, POSTGRES, REDIS};
 
 use super::db::Db;
 use super::http::Http;
+use super::pools::Pools;
 use super::{Account, Common, Names, Probe, Start, Started, State, Status, started};
 use crate::object::{self, Hook};
 use crate::page::Page;
@@ -43,6 +44,7 @@ struct L7 {
     /// If it is switched on.
     http: Option<Http>,
     db: Db,
+    pools: Pools,
 }
 
 /// Room for so many series and for the `other` cells of each workload beyond them.
@@ -69,6 +71,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let mut object = loader.load(object::L7, &sizes)?;
         Http::prepare(&mut object)?;
         Db::prepare(&mut object)?;
+        Pools::prepare(&mut object)?;
         let mut status = loader.attach("l7", &mut object, &SHARED);
         let (calls, arrays): (&[Hook], &[_]) = if by_socket {
             (&BY_SOCKET, &["SENT_MORE", "RECEIVED_MORE"])
@@ -94,7 +97,8 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let http = &config.probes.http;
         let http = http.enabled.then(|| Http::take(&mut object, http)).transpose()?;
         let db = Db::take(&mut object, config)?;
-        let l7 = L7 { common: Common::take(object)?, http, db };
+        let pools = Pools::take(&mut object, config.probes.connection_pools.max_sizes.clone())?;
+        let l7 = L7 { common: Common::take(object)?, http, db, pools };
         Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
     })
 }
@@ -105,23 +109,25 @@ impl Probe for L7 {
     }
 
     fn learn(&mut self) {
-        let Self { common: _, http, db } = self;
+        let Self { common: _, http, db, pools: _ } = self;
         http.iter_mut().for_each(Http::learn);
         db.learn();
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
-        self.http.as_mut().map_or(Ok(()), Http::tick)
+        self.http.iter_mut().try_for_each(Http::tick)?;
+        self.pools.tick()
     }
 
     fn accounts(&self) -> Vec<Account> {
-        let Self { common: _, http, db } = self;
+        let Self { common: _, http, db, pools: _ } = self;
         http.iter().map(Http::account).chain(db.accounts()).collect()
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { common: _, http, db } = self;
+        let Self { common: _, http, db, pools } = self;
         http.iter_mut().try_for_each(|http| http.collect(names, page))?;
-        db.collect(names, page)
+        db.collect(names, page)?;
+        pools.collect(names, page)
     }
 }

@@ -23,6 +23,8 @@
 mod follow;
 #[path = "l7/http.rs"]
 mod http;
+#[path = "l7/pools.rs"]
+mod pools;
 #[path = "l7/postgres.rs"]
 mod postgres;
 #[path = "l7/redis.rs"]
@@ -305,6 +307,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(conn) = conn(sk, false) else { return 0 };
+    pools::leave(conn);
     if state == TCP_FIN_WAIT1 && conn.role == ROLE_CLIENT {
         // Done with sending, not with receiving.
         return 0;

@@ -60,6 +60,9 @@ macro_rules! follow {
                 all.protocol = PROTOCOL_UNKNOWN;
             }
             all.offered = if conn.has_beginning() { $protocol } else { PROTOCOL_UNKNOWN };
+            if conn.role == ROLE_CLIENT {
+                super::pools::note(all, conn.workload, conn.peer, conn.waiting());
+            }
             if more {
                 // SAFETY: an empty slot falls through.
                 unsafe { next.tail_call(ctx, u32::from($protocol)) };
