@@ -5,6 +5,7 @@
 //! tasks inside of it: by so much the count may be off, and no more. Server and client are processes of their own, because the agent names a workload without a unit by its `comm`.
 #![allow(clippy::print_stdout, reason = "stdout is the serial line that the outside reads")]
 
+mod db;
 mod dns;
 mod metrics;
 mod traffic;
@@ -26,6 +27,10 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["server"] => traffic::serve(),
+        ["db-server"] => db::serve(),
+        ["db-client", postgres, redis, rounds] => {
+            db::request(postgres.parse()?, redis.parse()?, rounds.parse()?)
+        }
         ["dns-server"] => dns::serve(),
         ["dns-client", rounds] => dns::request(rounds.parse()?),
         ["client", port, keep_alive, closing] => traffic::request(
@@ -34,7 +39,7 @@ fn main() -> Result<()> {
         ),
         [] => drive(),
         _ => bail!(
-            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING | dns-server | dns-client ROUNDS]; without arguments it drives the agent"
+            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING | db-server | db-client POSTGRES REDIS ROUNDS | dns-server | dns-client ROUNDS]; without arguments it drives the agent"
         ),
     }
 }
@@ -83,9 +88,11 @@ fn check(plan: &Plan) -> Result<()> {
     println!("@@PROBES {}", traffic::get(AGENT, "/probes")?.replace('\n', " "));
     let before = Page::read(&traffic::get(AGENT, "/metrics")?);
     traffic::run(plan)?;
-    dns::run(plan.lookups())?;
+    db::run(plan.rounds())?;
+    dns::run(plan.rounds())?;
     let mut expected = plan.expected();
-    expected.extend(dns::expected(plan.lookups()));
+    expected.extend(db::expected(plan.rounds()));
+    expected.extend(dns::expected(plan.rounds()));
     // The last response is counted when it has left, which can be after the client has read it.
     let mut after = Page::read(&traffic::get(AGENT, "/metrics")?);
     let start = Instant::now();
@@ -111,7 +118,14 @@ fn check(plan: &Plan) -> Result<()> {
     if !expected.iter().all(|count| count.got(&before, &after).total_cmp(&count.expected).is_eq()) {
         println!(
             "what the agent has of the traffic:\n{}",
-            after.about(&["vm-server", "vm-client", "vm-dns-server", "vm-dns-client"])
+            after.about(&[
+                "vm-server",
+                "vm-client",
+                "vm-db-server",
+                "vm-db-client",
+                "vm-dns-server",
+                "vm-dns-client"
+            ])
         );
     }
     Ok(())

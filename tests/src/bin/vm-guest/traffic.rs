@@ -36,8 +36,8 @@ impl Plan {
         })
     }
 
-    /// How many rounds of DNS lookups.
-    pub(crate) fn lookups(&self) -> u32 {
+    /// How many rounds of queries to databases, and of DNS lookups.
+    pub(crate) fn rounds(&self) -> u32 {
         self.0.closing
     }
 
