@@ -3,6 +3,7 @@
 //! What the agent does not understand it refuses, with file, line and column: a misspelt key in a monitoring agent
 //! would otherwise show as a graph that is missing on the day it is needed.
 
+mod derived;
 mod error;
 mod ladder;
 mod pools;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub(crate) use derived::{Derived, DerivedMetrics, LabelName, Match, Protocol, Type, Value};
 pub(crate) use error::ConfigError;
 pub(crate) use ladder::Buckets;
 pub(crate) use pools::{MaxSizes, Pools};
@@ -30,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     pub(crate) probes: Probes,
     pub(crate) histogram: Histogram,
+    pub(crate) derived_metrics: DerivedMetrics,
     /// From the command line alone: where a file is read from cannot depend on what is in it.
     #[serde(skip)]
     pub(crate) paths: Paths,

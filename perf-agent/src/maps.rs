@@ -68,7 +68,7 @@ impl MapReader {
     }
 
     /// Calls `each` with some entries at a time until it says that it has enough.
-    fn batches<K: Pod, V: Pod>(&self, mut each: impl FnMut(&[K], &[V]) -> bool) -> io::Result<()> {
+    pub(crate) fn batches<K: Pod, V: Pod>(&self, mut each: impl FnMut(&[K], &[V]) -> bool) -> io::Result<()> {
         let mut room = BATCH;
         let mut keys: Vec<K> = Vec::with_capacity(room as usize);
         let mut values: Vec<V> = Vec::with_capacity(room as usize);

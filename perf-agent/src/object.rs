@@ -83,6 +83,8 @@ pub(crate) struct Globals {
     pub(crate) max_db_cells: u64,
     /// How many domains the DNS slice tells apart; 0 for none.
     pub(crate) max_domains: u64,
+    /// How many sets of distinct clients the kernel keeps; 0 for none.
+    pub(crate) client_sets: u64,
 }
 
 /// Loads objects. It keeps the kernel's BTF (30 ms and 25 MB to read), so there is one, dropped after start.
@@ -109,7 +111,8 @@ impl<'k> Loader<'k> {
             .override_global("PROTOCOLS_ON", &globals.protocols_on, false)
             .override_global("MAX_CELLS", &globals.max_cells, false)
             .override_global("MAX_DB_CELLS", &globals.max_db_cells, false)
-            .override_global("MAX_DOMAINS", &globals.max_domains, false);
+            .override_global("MAX_DOMAINS", &globals.max_domains, false)
+            .override_global("CLIENT_SETS", &globals.client_sets, false);
         let shared = HashMap::new();
         Ok(Self {
             kernel,

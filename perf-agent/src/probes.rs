@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
+use perf_common::clients::SETS;
 use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
 use perf_common::histogram::Histogram;
 use perf_common::l7::{HTTP, POSTGRES, REDIS};
@@ -63,7 +64,7 @@ trait Probe: Send {
     /// Learns more than workloads and peers.
     fn learn(&mut self) {}
     /// What cannot wait for the next scrape, a few times a second.
-    fn tick(&mut self) -> anyhow::Result<()> {
+    fn tick(&mut self, _names: &mut Names) -> anyhow::Result<()> {
         Ok(())
     }
     /// What became of the events it saw, by protocol where it has several.
@@ -117,6 +118,7 @@ impl Probes {
             max_cells: config.probes.http.max_series.get().into(),
             max_db_cells: config.probes.max_db_series.get().into(),
             max_domains: dns::max_domains(config).into(),
+            client_sets: if config.derived_metrics.has_clients() { SETS.into() } else { 0 },
         };
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
@@ -179,8 +181,9 @@ impl Probes {
 
     /// What cannot wait for the next scrape: call it each [`TICK`]. Blocking; microseconds where nothing is new.
     pub(crate) fn tick(&mut self) {
-        for (probe, slice) in &mut self.running {
-            if let Err(error) = slice.tick() {
+        let Self { status: _, running, names } = self;
+        for (probe, slice) in running {
+            if let Err(error) = slice.tick(names) {
                 tracing::debug!(probe, "a map cannot be read: {error:#}");
             }
         }

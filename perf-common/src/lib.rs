@@ -10,6 +10,7 @@
 pub mod block;
 pub mod bytes;
 pub mod cells;
+pub mod clients;
 pub mod db;
 pub mod dns;
 pub mod events;

@@ -32,6 +32,37 @@ impl Pattern {
         &self.text
     }
 
+    /// The names in braces.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &str> {
+        self.text.split('/').filter_map(variable)
+    }
+
+    /// What a route has in the places of the variables; `None` where it does not match.
+    ///
+    /// The route is one of the page: what was folded there (`{id}`, `{*}`) matches a variable, and nothing else does.
+    pub(crate) fn values<'r>(&self, route: &'r str) -> Option<Vec<(&str, &'r str)>> {
+        let mut values = Vec::new();
+        let mut rest = Some(route);
+        for part in self.text.split('/') {
+            let all = rest?;
+            let (segment, behind) = match all.split_once('/') {
+                Some((segment, behind)) => (segment, Some(behind)),
+                None => (all, None),
+            };
+            match variable(part) {
+                Some(name) if part.ends_with(":*}") => {
+                    values.push((name, all));
+                    return Some(values);
+                }
+                Some(name) if !segment.is_empty() => values.push((name, segment)),
+                None if part == segment => {}
+                _ => return None,
+            }
+            rest = behind;
+        }
+        rest.is_none().then_some(values)
+    }
+
     fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         self.text.split('/').map(|part| match part.strip_prefix('{') {
             Some(name) if name.ends_with(":*}") => Part::Rest,
@@ -39,6 +70,12 @@ impl Pattern {
             None => Part::Literal(part),
         })
     }
+}
+
+/// The name in a part that is one in braces.
+fn variable(part: &str) -> Option<&str> {
+    let inside = part.strip_prefix('{')?.strip_suffix('}')?;
+    Some(inside.strip_suffix(":*").unwrap_or(inside))
 }
 
 impl FromStr for Pattern {

@@ -77,7 +77,10 @@ fn refusals_name_the_place_and_the_remedy() {
             "probes:\n  kafka: {}\n",
             "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http, postgres, redis, max_db_series, connection_pools, dns",
         ),
-        ("paths: {}\n", "a.yaml:1:1: unknown key `paths`; known here: web, log, probes, histogram"),
+        (
+            "paths: {}\n",
+            "a.yaml:1:1: unknown key `paths`; known here: web, log, probes, histogram, derived_metrics",
+        ),
         ("log:\n  level: inof\n", "a.yaml:2:10: unknown value `inof`; did you mean `info`?"),
         ("log: {level: info, level: warn}\n", "a.yaml:1:20: "),
         ("probes:\n  http:\n    max_series: many\n", "a.yaml:3:17: not a whole number"),
@@ -149,4 +152,67 @@ fn listen_addresses() {
         let message = wrong.parse::<ListenAddress>().unwrap_err();
         assert!(message.contains("`127.0.0.1:9100`"), "{message}");
     }
+}
+
+#[test]
+fn derived_metrics_are_read_and_refused_by_what_is_wrong() {
+    let example = include_str!("../../../deploy/examples/booking.yaml");
+    let config = Config::parse(Path::new("booking.yaml"), example).unwrap();
+    let names: Vec<_> = config.derived_metrics.iter().map(|metric| metric.name.as_str()).collect();
+    assert_eq!(names, ["bookings_created_total", "bookings_refused_total", "active_users"]);
+    let created = config.derived_metrics.iter().next().unwrap();
+    let route = created.matches.route.as_ref().unwrap();
+    assert_eq!(route.values("/api/bookings/hotel"), Some(vec![("service_type", "hotel")]));
+    for other in ["/api/bookings", "/api/bookings/", "/api/bookings/hotel/17", "/api/booking/hotel", "/"] {
+        assert_eq!(route.values(other), None, "{other}");
+    }
+    let status = created.matches.status.as_ref().unwrap();
+    assert_eq!([199, 200, 299, 300].map(|code| status.contains(code)), [false, true, true, false]);
+
+    let metric = |lines: &str| format!("derived_metrics:\n  - name: a_total\n    type: counter\n{lines}");
+    for (text, expected) in [
+        (
+            metric("    match: {protocol: http}\n    lables: {}\n"),
+            "a.yaml:5:5: unknown key `lables`; did you mean `labels`?",
+        ),
+        (metric("    match: {protocol: htp}\n"), "a.yaml:4:23: unknown value `htp`; did you mean `http`?"),
+        (
+            metric("    match: {protocol: http, rout: /a}\n"),
+            "a.yaml:4:29: unknown key `rout`; did you mean `route`?",
+        ),
+        (
+            metric("    match: {protocol: http, route: a}\n"),
+            "a.yaml:4:36: \"a\" is no route: it does not begin with a slash",
+        ),
+        (
+            metric("    match: {protocol: http, status: 2x}\n"),
+            "\"2x\" is no status: write one like 201, 2xx or 200-299",
+        ),
+        (metric("    match: {protocol: http, status: 700}\n"), "\"700\" is no status"),
+        (
+            metric("    match: {protocol: http}\n    labels: {service: x}\n"),
+            "service: this label is not the user's to give",
+        ),
+        (
+            metric("    match: {protocol: http, route: '/a/{b}'}\n    labels: {x: '{c}'}\n"),
+            "a_total: {c} is neither a variable of match.route",
+        ),
+        (
+            "derived_metrics:\n  - {name: a, type: counter, match: {protocol: http}}\n".to_owned(),
+            "a.yaml:2:5: a: a counter's name ends in _total",
+        ),
+        (
+            "derived_metrics:\n  - {name: http_x_total, type: counter, match: {protocol: http}}\n".to_owned(),
+            "http_x_total: names that begin with http_",
+        ),
+        (
+            "derived_metrics:\n  - {name: a, type: gauge, match: {protocol: http}}\n".to_owned(),
+            "unknown value `gauge`; known here: counter, distinct_clients",
+        ),
+    ] {
+        let refusal = refusal(&text);
+        assert!(refusal.contains(expected), "{refusal}\nexpected {expected}\nfor {text}");
+    }
+    let twice = "  - {name: a, type: distinct_clients, match: {protocol: http}}\n".repeat(2);
+    assert!(refusal(&format!("derived_metrics:\n{twice}")).contains("two derived metrics have the name a"));
 }

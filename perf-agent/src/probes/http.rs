@@ -1,5 +1,7 @@
 //! HTTP requests, server and client side. See `perf-ebpf/src/bin/l7/http.rs`.
 
+mod clients;
+mod derived;
 mod routes;
 mod tree;
 
@@ -12,9 +14,11 @@ use perf_common::histogram::Histogram;
 use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN};
 use perf_common::workload::OTHER;
 
+use self::clients::Clients;
 use self::routes::Routes;
+use super::sched::monotonic_ns;
 use super::{Account, Names, Write, merged};
-use crate::config;
+use crate::config::{Config, Derived, Type};
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::page::{Kind, Page};
@@ -28,6 +32,15 @@ pub(super) struct Http {
     /// How many routes were named since the last look; the kernel stops at some.
     new_routes: Array<MapData, u64>,
     routes: Routes,
+    counters: Vec<Derived>,
+    /// Those that tell numbers of clients, and the clients; where there is any.
+    gauges: Vec<Derived>,
+    clients: Option<Clients>,
+}
+
+/// The sizes of the maps for distinct clients, with so many cells.
+pub(super) const fn client_sizes(cells: u32) -> [(&'static str, u32); 2] {
+    Clients::sizes(cells)
 }
 
 /// What a series counts under, whether seen from the server (route) or the client (destination).
@@ -45,7 +58,9 @@ impl Http {
     }
 
     /// Once its programs are loaded, which need the maps to be in the object.
-    pub(super) fn take(object: &mut Ebpf, config: &config::Http) -> anyhow::Result<Self> {
+    pub(super) fn take(object: &mut Ebpf, config: &Config) -> anyhow::Result<Self> {
+        let (counters, gauges) =
+            config.derived_metrics.iter().cloned().partition(|metric| metric.kind == Type::Counter);
         let mut map =
             |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
         let (samples, cells_used, new_routes) = (map("SAMPLES")?, map("CELLS_USED")?, map("NEW_ROUTES")?);
@@ -55,12 +70,15 @@ impl Http {
             samples: RingBuf::try_from(samples)?,
             cells_used: Array::try_from(cells_used)?,
             new_routes: Array::try_from(new_routes)?,
-            routes: Routes::take(object, config)?,
+            routes: Routes::take(object, &config.probes.http)?,
+            clients: config.derived_metrics.has_clients().then(|| Clients::take(object)).transpose()?,
+            counters,
+            gauges,
         })
     }
 
     /// Between scrapes: what is new is to have its rules before it has used up the cells.
-    pub(super) fn tick(&mut self) -> anyhow::Result<()> {
+    pub(super) fn tick(&mut self, names: &Names) -> anyhow::Result<()> {
         self.learn();
         let used = self.cells_used.get(&0, 0)? as usize;
         if self.routes.is_news(used) {
@@ -72,7 +90,36 @@ impl Http {
             })?;
             self.routes.make_rules(used, counts.into_iter());
         }
-        Ok(self.new_routes.set(0, 0, 0)?)
+        self.new_routes.set(0, 0, 0)?;
+        self.decide(names)
+    }
+
+    /// Says of which clients there is a number, for cells that are new.
+    fn decide(&mut self, names: &Names) -> anyhow::Result<()> {
+        let Self { table, routes, gauges, clients: Some(clients), .. } = self else { return Ok(()) };
+        let undecided = clients.undecided()?;
+        if undecided.is_empty() {
+            return Ok(());
+        }
+        let mut keys = Vec::new();
+        table.each::<HttpKey, Histogram>(|at, key, _| {
+            keys.extend(undecided.get(&at).map(|marks| (at, *key, marks)));
+        })?;
+        for (at, HttpKey { workload, route_or_peer, status, method, .. }, marks) in keys {
+            // Without a name it is looked at again.
+            let Some(route) = routes.peek(workload, route_or_peer) else { continue };
+            let identity = names.identity(workload);
+            let series = Series { identity, route_or_destination: route, method, status };
+            let sets = gauges.iter().enumerate();
+            let sets = sets.filter_map(|(at, metric)| Some((at, derived::labels(metric, &series)?)));
+            clients.decide(at, marks, sets)?;
+        }
+        Ok(())
+    }
+
+    /// Whether clients wait for a decision, for which workloads have to have their names.
+    pub(super) fn has_undecided(&self) -> bool {
+        self.clients.as_ref().is_some_and(Clients::has_undecided)
     }
 
     /// Names before counts: a fingerprint in a cell then has its sample in the ring or behind it.
@@ -88,8 +135,8 @@ impl Http {
 
     pub(super) fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         // What is new on this page already has the names that its rules give it.
-        self.tick()?;
-        let Self { table, routes, .. } = self;
+        self.tick(names)?;
+        let Self { table, routes, counters, gauges, clients, .. } = self;
         let mut server = Vec::new();
         let mut client = Vec::new();
         table.each::<HttpKey, Histogram>(|_, key, histogram| {
@@ -134,6 +181,11 @@ impl Http {
         ];
         for side in &sides {
             side.write(names, page);
+        }
+        let [Side { series: server, .. }, _] = &sides;
+        derived::write_counters(counters, server, page);
+        if let Some(clients) = clients {
+            derived::write_clients(gauges, clients, monotonic_ns(), page)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use aya::maps::Array;
 use perf_common::l7::{HTTP, POSTGRES, REDIS};
 
 use super::db::Db;
-use super::http::Http;
+use super::http::{self, Http};
 use super::pools::Pools;
 use super::{Account, Common, Names, Probe, Start, Started, State, Status, started};
 use crate::object::{self, Hook};
@@ -57,7 +57,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let (http_cells, db_cells) =
             (cells(config.probes.http.max_series.get()), cells(config.probes.max_db_series.get()));
         let by_socket = loader.has_tracepoint("sock_send_length");
-        let sizes = [
+        let mut sizes = vec![
             ("CELLS", http_cells),
             ("INDEX", http_cells),
             ("FREE", http_cells),
@@ -68,6 +68,9 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
             ("PG_BY_ADDR", if by_socket { 1 } else { DB_BY_ADDR }),
             ("RD_BY_ADDR", if by_socket { 1 } else { DB_BY_ADDR }),
         ];
+        if config.derived_metrics.has_clients() {
+            sizes.extend(http::client_sizes(http_cells));
+        }
         let mut object = loader.load(object::L7, &sizes)?;
         Http::prepare(&mut object)?;
         Db::prepare(&mut object)?;
@@ -94,8 +97,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         );
         let armed = object.map_mut("ARMED").context("the object has no map ARMED")?;
         Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
-        let http = &config.probes.http;
-        let http = http.enabled.then(|| Http::take(&mut object, http)).transpose()?;
+        let http = config.probes.http.enabled.then(|| Http::take(&mut object, config)).transpose()?;
         let db = Db::take(&mut object, config)?;
         let pools = Pools::take(&mut object, config.probes.connection_pools.max_sizes.clone())?;
         let l7 = L7 { common: Common::take(object)?, http, db, pools };
@@ -114,8 +116,11 @@ impl Probe for L7 {
         db.learn();
     }
 
-    fn tick(&mut self) -> anyhow::Result<()> {
-        self.http.iter_mut().try_for_each(Http::tick)?;
+    fn tick(&mut self, names: &mut Names) -> anyhow::Result<()> {
+        if self.http.as_ref().is_some_and(Http::has_undecided) {
+            self.common.learn(names);
+        }
+        self.http.iter_mut().try_for_each(|http| http.tick(names))?;
         self.pools.tick()
     }
 

@@ -21,6 +21,8 @@
 #[macro_use]
 #[path = "l7/follow.rs"]
 mod follow;
+#[path = "l7/clients.rs"]
+mod clients;
 #[path = "l7/http.rs"]
 mod http;
 #[path = "l7/pools.rs"]

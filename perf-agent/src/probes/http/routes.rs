@@ -155,6 +155,20 @@ impl Routes {
         }
     }
 
+    /// What a workload's fingerprint is called now; not yet what it will be called on the page.
+    pub(super) fn peek(&self, workload: u64, fingerprint: u64) -> Option<Arc<str>> {
+        if let Some(shown) = self.shown.get(&(workload, fingerprint)) {
+            return Some(Arc::clone(shown));
+        }
+        match self.known.get(&fingerprint)? {
+            Known::Pattern(text) => Some(Arc::clone(text)),
+            Known::Path(path) => {
+                let collapsed = self.rules.collapsed(workload, &path.segments(), path.collapsed);
+                Some(path.text(collapsed).into())
+            }
+        }
+    }
+
     /// The text of a workload's fingerprint; none as long as it may still come.
     pub(super) fn name(&mut self, workload: u64, fingerprint: u64) -> Option<Arc<str>> {
         if let Some(shown) = self.shown.get(&(workload, fingerprint)) {

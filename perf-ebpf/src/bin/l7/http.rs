@@ -30,7 +30,7 @@ use perf_common::route::rules::{Collapse, Outcome, Patterns, State, Step, Summar
 use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 
-use super::{EVENTS, End, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Scratch, owner};
+use super::{EVENTS, End, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Scratch, clients, owner};
 
 // As many as the configuration asks for.
 perf_ebpf::table!(HttpKey => Histogram, 10_240, INDEX, CELLS, FREE, RECENT);
@@ -217,7 +217,10 @@ impl Io for Kernel<'_> {
         let role = if server { ROLE_SERVER } else { ROLE_CLIENT };
         let route_or_peer = if server { exchange.route } else { conn.peer };
         let rest = u64::from(exchange.status) | u64::from(exchange.method) << 16 | u64::from(role) << 24;
-        record(conn.workload, route_or_peer, rest, exchange.end.saturating_sub(exchange.start));
+        let cell = record(conn.workload, route_or_peer, rest, exchange.end.saturating_sub(exchange.start));
+        if server && cell != 0 {
+            clients::note(self.sk, cell - 1, exchange.end);
+        }
     }
 
     #[inline(always)]
@@ -403,7 +406,8 @@ pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -
     1
 }
 
-/// Counts one exchange of `ns`; `rest` is status, method and role as [`HttpKey`] has them. It must not use `WORK`: a
+/// Counts one exchange of `ns`; `rest` is status, method and role as [`HttpKey`] has them. Where its cell is, plus one; 0 where
+/// it has none. It must not use `WORK`: a
 /// connection that ends in an interrupt is recorded while another one is being parsed.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -435,5 +439,5 @@ pub(super) extern "C" fn record(workload: u64, route_or_peer: u64, rest: u64, ns
     }
     observe(cell.value, ns);
     events.recorded();
-    0
+    u64::from(cell.at) + 1
 }
