@@ -56,7 +56,7 @@ impl Clients {
     /// The cells that had requests and wait for a decision, each with where its clients left their marks.
     pub(super) fn undecided(&self) -> anyhow::Result<BTreeMap<u32, Vec<(Place, u32)>>> {
         let mut cells: BTreeMap<u32, Vec<(Place, u32)>> = BTreeMap::new();
-        for entry in self.undecided.iter() {
+        for entry in &self.undecided {
             let (key, stamp) = entry?;
             let (cell, place) = Place::of_key(key);
             cells.entry(cell).or_default().push((place, stamp as u32));
@@ -153,9 +153,12 @@ fn estimate(registers: &[u8; REGISTERS as usize]) -> f64 {
     let alpha = 0.7213 / (1.0 + 1.079 / count);
     let sum: f64 = registers.iter().map(|rank| (-f64::from(*rank)).exp2()).sum();
     let estimate = alpha * count * count / sum;
-    let empty = registers.iter().filter(|rank| **rank == 0).count();
-    let few =
-        if estimate <= 2.5 * count && empty != 0 { count * (count / empty as f64).ln() } else { estimate };
+    let empty: u32 = registers.iter().map(|rank| u32::from(*rank == 0)).sum();
+    let few = if estimate <= 2.5 * count && empty != 0 {
+        count * (count / f64::from(empty)).ln()
+    } else {
+        estimate
+    };
     few.round()
 }
 
