@@ -12,6 +12,7 @@ use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use perf_common::kernel::{FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+use perf_common::request::Wanted;
 
 use crate::bpf;
 use crate::kernel::{Kernel, Missing};
@@ -83,6 +84,8 @@ pub(crate) struct Globals {
     pub(crate) max_db_cells: u64,
     /// How many domains the DNS slice tells apart; 0 for none.
     pub(crate) max_domains: u64,
+    /// Which requests are sent up one by one.
+    pub(crate) wanted: Wanted,
 }
 
 /// Loads objects. It keeps the kernel's BTF (30 ms and 25 MB to read), so there is one, dropped after start.
@@ -109,7 +112,8 @@ impl<'k> Loader<'k> {
             .override_global("PROTOCOLS_ON", &globals.protocols_on, false)
             .override_global("MAX_CELLS", &globals.max_cells, false)
             .override_global("MAX_DB_CELLS", &globals.max_db_cells, false)
-            .override_global("MAX_DOMAINS", &globals.max_domains, false);
+            .override_global("MAX_DOMAINS", &globals.max_domains, false)
+            .override_global("WANTED", &globals.wanted, false);
         let shared = HashMap::new();
         Ok(Self {
             kernel,

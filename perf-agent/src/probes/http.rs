@@ -10,6 +10,7 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData, RingBuf};
 use perf_common::histogram::Histogram;
 use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN};
+use perf_common::request::{Request, SERVER};
 use perf_common::workload::OTHER;
 
 use self::routes::Routes;
@@ -18,6 +19,7 @@ use crate::config;
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::page::{Kind, Page};
+use crate::requests::What;
 
 /// HTTP's part of the slice.
 pub(super) struct Http {
@@ -82,6 +84,17 @@ impl Http {
         }
     }
 
+    /// What a request asked for; a client's has no route, as in the metrics.
+    pub(super) fn what(&self, request: &Request) -> What {
+        let is_server = request.flags & SERVER != 0;
+        let route = is_server.then(|| self.routes.name_so_far(request.workload, request.what));
+        What {
+            method: method(request.kind).to_owned(),
+            route: route.as_deref().unwrap_or_default().to_owned(),
+            ..What::default()
+        }
+    }
+
     pub(super) fn account(&self) -> Account {
         Account { probe: "http", events: self.events.sums() }
     }
@@ -139,6 +152,10 @@ impl Http {
     }
 }
 
+fn method(number: u8) -> &'static str {
+    METHODS.get(usize::from(number)).copied().unwrap_or("_OTHER")
+}
+
 /// One end's families.
 struct Side {
     total: (&'static str, &'static str),
@@ -151,14 +168,13 @@ impl Side {
     fn write(&self, names: &Names, page: &mut Page) {
         let labels = |series: &Series, status_label: &'static str, write: Write<'_>| {
             let [service, container, pod] = series.identity.labels();
-            let method = METHODS.get(usize::from(series.method)).copied().unwrap_or("_OTHER");
             let status = series.status.to_string();
             write(&[
                 service,
                 container,
                 pod,
                 (self.label, &series.route_or_destination),
-                ("method", method),
+                ("method", method(series.method)),
                 (status_label, &status),
             ]);
         };

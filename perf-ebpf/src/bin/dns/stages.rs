@@ -11,16 +11,18 @@ use perf_common::dns::flight::{
 };
 use perf_common::dns::stream::Next;
 use perf_common::dns::{
-    ANSWER, DnsKey, HEAD, Message, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, rcode_index,
+    ANSWER, DnsKey, HEAD, Message, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, ROLE_SERVER, is_failure,
+    rcode_index,
 };
 use perf_common::events::Reason;
+use perf_common::request::{self, BY_SOCKET, Small};
 use perf_common::workload;
 use perf_ebpf::count::{Events, add, contains, get_or_insert, observe};
 use perf_ebpf::{get, who};
 
 use super::{
-    CARRY_WORDS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO, MAX_DOMAINS, SAMPLES,
-    STREAMS, StreamKey, TABLE, TASK, WORKLOADS, Work, work,
+    CARRY_WORDS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO, MAX_DOMAINS, SAMPLED,
+    SAMPLES, STREAMS, StreamKey, TABLE, TASK, WORKLOADS, Work, sample_request, work,
 };
 
 /// How many pieces of memory one message is gathered from.
@@ -251,7 +253,7 @@ impl Ledger for Books {
             | u64::from(ended.outcome) << 8
             | u64::from(self.key.role) << 16
             | u64::from(ended.retransmits) << 32;
-        record(self.workload, ended.name, rest, ended.took);
+        record(self.workload, ended.name, rest, ended.took, self.key.sk);
     }
 
     #[inline(always)]
@@ -286,10 +288,10 @@ fn fence() {
     Events(&EVENTS).nothing();
 }
 
-/// Counts one lookup of `ns`; `rest` is type, outcome, role and retransmits.
+/// Counts one lookup of `ns` on the socket `sk`; `rest` is type, outcome, role and retransmits.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) -> u64 {
+pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64, sk: u64) -> u64 {
     let mut key = DnsKey {
         workload,
         domain: OTHER,
@@ -315,6 +317,18 @@ pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) ->
         observe(&raw mut (*cell.value).duration, ns);
     }
     events.recorded();
+    let failed = is_failure(key.outcome);
+    if SAMPLED.want(failed, ns) {
+        let flags = request::flags(key.role == ROLE_SERVER, failed) | BY_SOCKET;
+        let small = Small {
+            protocol: request::DNS,
+            flags,
+            status: u16::from(key.outcome),
+            kind: key.qtype,
+            count: 1,
+        };
+        sample_request(workload, key.domain, sk, small.pack(), ns);
+    }
     0
 }
 
