@@ -166,7 +166,10 @@ impl Probes {
             Namer::new(config.paths.procfs.clone(), kernel.cgroup_root.clone()),
             config.histogram.buckets.clone(),
         );
-        Ok(Self { status, running, names, sampler: Sampler::new(&config.requests) })
+        let mut probes = Self { status, running, names, sampler: Sampler::new(&config.requests) };
+        // The first failed request need not wait for anything.
+        probes.tick();
+        Ok(probes)
     }
 
     /// A kernel that does not say where things are: every probe is unsupported, the rest of the agent runs.

@@ -39,7 +39,7 @@ pub(crate) struct Entry {
     /// Of a client, its `destination`; of a server, the address and port of its client.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) peer: String,
-    /// How many equal ones it stands for: those that were pipelined and failed together.
+    /// How many equal ones it stands for: those of one call that were answered together.
     pub(crate) count: u32,
 }
 

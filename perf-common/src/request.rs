@@ -57,7 +57,7 @@ pub struct Request {
     pub port: u16,
     /// The status code of HTTP, an index into [`crate::dns::RCODES`], or 1 for an error.
     pub status: u16,
-    /// How many equal ones it stands for: those that were pipelined and failed together.
+    /// How many equal ones it stands for: those of one call that were answered together.
     pub count: u32,
     pub protocol: u8,
     pub flags: u8,
