@@ -75,7 +75,8 @@ impl What {
     pub(crate) fn text(&self) -> String {
         let Self { method, route, query_type, table, qtype, domain } = self;
         let parts = [method, route, query_type, table, qtype, domain];
-        let parts: Vec<&str> = parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let parts: Vec<&str> =
+            parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         parts.join(" ")
     }
 }

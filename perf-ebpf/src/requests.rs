@@ -106,7 +106,8 @@ impl Requests {
 macro_rules! requests {
     () => {
         #[unsafe(no_mangle)]
-        static WANTED: aya_ebpf::Global<perf_common::request::Wanted> = aya_ebpf::Global::new($crate::unset());
+        static WANTED: aya_ebpf::Global<perf_common::request::Wanted> =
+            aya_ebpf::Global::new($crate::unset());
         #[aya_ebpf::macros::map]
         static REQUESTS: aya_ebpf::maps::RingBuf = aya_ebpf::maps::RingBuf::with_byte_size(4096, 0);
         #[aya_ebpf::macros::map]

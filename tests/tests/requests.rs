@@ -30,7 +30,7 @@ fn requests(agent: &Agent, query: &str, count: usize) -> Vec<Value> {
         let text = agent.get(&path, "");
         assert!(!text.contains(SECRET), "{text}");
         let answer: Value = serde_json::from_str(&text).unwrap();
-        requests = answer["requests"].as_array().unwrap().clone();
+        answer["requests"].as_array().unwrap().clone_into(&mut requests);
     }
     assert_eq!(requests.len(), count, "{requests:#?}");
     requests
@@ -132,8 +132,11 @@ fn http_requests_show_with_route_status_duration_and_both_ends() {
     let asked = of("client", None);
     assert_fields(
         asked,
-        &[&both[..], &[("side", "client"), ("status", "200"), ("failed", "false"), ("peer", &upstream_address)]]
-            .concat(),
+        &[
+            &both[..],
+            &[("side", "client"), ("status", "200"), ("failed", "false"), ("peer", &upstream_address)],
+        ]
+        .concat(),
     );
     assert!(lasted(failed) < 0.2, "{failed}");
     let least = SLOW.as_secs_f64();
@@ -145,7 +148,8 @@ fn http_requests_show_with_route_status_duration_and_both_ends() {
     assert!(failed_at < slow_at, "{failed_at} {slow_at}");
     let seconds = before.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let date = run(Command::new("date").args(["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%dT%H:%M:%S"]));
-    let late = run(Command::new("date").args(["-u", "-d", &format!("@{}", seconds + 60), "+%Y-%m-%dT%H:%M:%S"]));
+    let late =
+        run(Command::new("date").args(["-u", "-d", &format!("@{}", seconds + 60), "+%Y-%m-%dT%H:%M:%S"]));
     assert!(date.trim() <= failed_at && failed_at < late.trim(), "{date} {failed_at} {late}");
 
     // Each filter alone, and by number.
@@ -163,7 +167,8 @@ fn queries_show_by_statement_and_table_and_never_with_a_literal() {
     let failing = format!("select '{SECRET}'::int from pg_class");
     let failed = postgres.client("psql").args(["-X", "-c", &failing]).output().unwrap();
     assert!(!failed.status.success(), "{failed:?}");
-    postgres.psql(&[&format!("select pg_sleep(0.4) from pg_am where amname <> '{SECRET}' limit 1"), "select 1"]);
+    postgres
+        .psql(&[&format!("select pg_sleep(0.4) from pg_am where amname <> '{SECRET}' limit 1"), "select 1"]);
     let address = postgres.address();
     for (side, service, peer) in [("client", "psql", Some(&address)), ("server", "postgres", None)] {
         let seen = requests(&agent, &format!("service={service}"), 2);
@@ -199,7 +204,8 @@ fn commands_show_where_they_fail_or_are_slow_and_not_where_they_wait() {
     server.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     let _redis = Running::spawn(server.arg("--dir").arg(dir.path()).stdout(Stdio::null()));
     wait_until("Redis takes connections", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
-    let cli = |arguments: &[&str]| run(Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments));
+    let cli =
+        |arguments: &[&str]| run(Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments));
     let agent = Agent::with("requests: {slower_than: 100ms, max_per_second: 100}\n");
     cli(&["SET", SECRET, SECRET]);
     cli(&["INCR", SECRET]);
@@ -274,14 +280,16 @@ fn lookups_show_where_they_fail_and_by_name_only_on_request() {
         assert_eq!(requests(&agent, &at_client, 4), all);
         let asked: Vec<&Value> = all.iter().filter(|request| request["side"] == "client").collect();
         let other: &[(&str, &str)] = if domains { &[("domain", "other")] } else { &[] };
-        for (request, status, peer) in [(asked[0], "SERVFAIL", Some(address.to_string())), (asked[1], "timeout", None)]
+        for (request, status, peer) in
+            [(asked[0], "SERVFAIL", Some(address.to_string())), (asked[1], "timeout", None)]
         {
             // Whose socket it was, nobody asks when it has timed out: it may be closed.
             let peer: Vec<(&str, &str)> = peer.iter().map(|peer| ("peer", peer.as_str())).collect();
             assert_fields(
                 request,
                 &[
-                    &[("service", service.as_str()), ("side", "client"), ("protocol", "dns"), ("qtype", "A")][..],
+                    &[("service", service.as_str()), ("side", "client"), ("protocol", "dns"), ("qtype", "A")]
+                        [..],
                     &[("status", status), ("failed", "true"), ("count", "1")],
                     other,
                     &peer,
@@ -365,8 +373,7 @@ fn trace_prints_what_happens_from_now_on_as_it_is_asked_to() {
 
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let mut json =
-            trace(&agent, &["--service", SERVICE, "--errors", "--format", "json", "--count", "3"]);
+        let mut json = trace(&agent, &["--service", SERVICE, "--errors", "--format", "json", "--count", "3"]);
         let mut table = trace(&agent, &["--service", SERVICE, "--slower", "1us", "--count", "2"]);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -383,7 +390,9 @@ fn trace_prints_what_happens_from_now_on_as_it_is_asked_to() {
         assert!(json.0.wait().unwrap().success());
 
         let (out, err) = output(&mut table);
-        let [head, lines @ ..] = &out.lines().collect::<Vec<_>>()[..] else { panic!("nothing printed: {err}") };
+        let [head, lines @ ..] = &out.lines().collect::<Vec<_>>()[..] else {
+            panic!("nothing printed: {err}")
+        };
         assert!(head.starts_with("TIME") && head.ends_with("REQUEST"), "{head}");
         assert_eq!(lines.len(), 2, "{out}");
         for line in lines {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer, de};
 pub(crate) struct Span(Duration);
 
 /// The units, the longest first, in nanoseconds.
-const UNITS: [(&str, u64); 4] = [("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
+const UNITS: [(&str, u64); 4] =
+    [("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
 const MOST: Duration = Duration::from_hours(1);
 
 impl Span {
@@ -28,11 +29,13 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+        let (number, unit) =
+            text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
         let unit = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ns)| *ns as f64);
         // Digits alone: neither signs nor exponents.
         let is_plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        let ns = unit.zip(number.parse::<f64>().ok().filter(|_| is_plain)).map(|(unit, number)| unit * number);
+        let ns =
+            unit.zip(number.parse::<f64>().ok().filter(|_| is_plain)).map(|(unit, number)| unit * number);
         let Some(ns) = ns else {
             return Err(format!("{text:?} is no length of time; write one like `100ms`, `1.5s` or `250us`"));
         };
@@ -59,7 +62,7 @@ impl serde::Serialize for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ns = self.0.as_nanos() as u64;
-        let whole = UNITS.iter().find(|(_, unit)| ns % unit == 0);
+        let whole = UNITS.iter().find(|(_, unit)| ns.is_multiple_of(*unit));
         let (name, unit) = whole.unwrap_or(&UNITS[UNITS.len() - 1]);
         write!(f, "{}{name}", ns as f64 / *unit as f64)
     }

@@ -58,7 +58,13 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
     started("dns", globals, || {
         let domains = max_domains(config);
         let cells = CELLS + CELLS_PER_DOMAIN * domains;
-        let sizes = [("CELLS", cells), ("INDEX", cells), ("FREE", cells), ("DOMAINS", domains.max(1)), ("REQUESTS", sampler::ring(&config.requests))];
+        let sizes = [
+            ("CELLS", cells),
+            ("INDEX", cells),
+            ("FREE", cells),
+            ("DOMAINS", domains.max(1)),
+            ("REQUESTS", sampler::ring(&config.requests)),
+        ];
         let mut object = loader.load(object::DNS, &sizes)?;
         Table::prepare::<_, DnsCell>(&mut object, "", &others())?;
         let calls: &[Hook] = if loader.has_tracepoint("sock_send_length") {

@@ -93,7 +93,8 @@ impl Feed {
 
 fn read(bytes: &[u8]) -> Option<Request> {
     // SAFETY: long enough, and every bit pattern is a request.
-    (bytes.len() >= size_of::<Request>()).then(|| unsafe { bytes.as_ptr().cast::<Request>().read_unaligned() })
+    (bytes.len() >= size_of::<Request>())
+        .then(|| unsafe { bytes.as_ptr().cast::<Request>().read_unaligned() })
 }
 
 /// Requests that user space itself found to have failed.
@@ -204,7 +205,9 @@ impl Sampler {
             }
         }
         entries.sort_by_key(|(at, _)| *at);
-        entries.into_iter().for_each(|(_, entry)| self.recent.push(entry));
+        for (_, entry) in entries {
+            self.recent.push(entry);
+        }
         let shares = self.budget.shares(feeds);
         let feeds = running.iter_mut().filter_map(|(_, slice)| slice.feed());
         for (feed, share) in feeds.zip(shares) {
@@ -262,8 +265,9 @@ impl Sampler {
 
 /// A request under its names.
 fn entry(request: &Request, names: &Names, what: What) -> Entry {
-    let Request { at, took, workload, what: _, peer, remote, port, status, count, protocol: of, flags, .. } =
-        *request;
+    let Request {
+        at, took, workload, what: _, peer, remote, port, status, count, protocol: of, flags, ..
+    } = *request;
     let identity = names.identity(workload);
     let peer = match (port, peer) {
         (0, 0) => String::new(),
@@ -352,7 +356,10 @@ mod tests {
                 let (all, most) = (spent.iter().sum::<u64>(), u64::from(per_second));
                 assert!(all <= 21 * most, "{per_second} {wants:?}: {spent:?}");
                 assert!(all >= 19 * most, "{per_second} {wants:?}: {spent:?}");
-                assert!(spent[2..].iter().all(|second| *second <= most + 2), "{per_second} {wants:?}: {spent:?}");
+                assert!(
+                    spent[2..].iter().all(|second| *second <= most + 2),
+                    "{per_second} {wants:?}: {spent:?}"
+                );
             }
         }
         assert_eq!(spent(10, [1, 0], 20), [4; 20], "what is below the rate goes through");

@@ -79,7 +79,11 @@ fn requests(app: &App, query: &str) -> Answer {
     let filter = match Filter::parse(query) {
         Ok(filter) => filter,
         Err(error) => {
-            return respond(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", format!("{error}\n").into());
+            return respond(
+                StatusCode::BAD_REQUEST,
+                "text/plain; charset=utf-8",
+                format!("{error}\n").into(),
+            );
         }
     };
     match app.recent.get() {

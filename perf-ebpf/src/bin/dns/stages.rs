@@ -11,8 +11,8 @@ use perf_common::dns::flight::{
 };
 use perf_common::dns::stream::Next;
 use perf_common::dns::{
-    ANSWER, DnsKey, HEAD, Message, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, ROLE_SERVER, is_failure,
-    rcode_index,
+    ANSWER, DnsKey, HEAD, Message, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, ROLE_SERVER,
+    is_failure, rcode_index,
 };
 use perf_common::events::Reason;
 use perf_common::request::{self, BY_SOCKET, Small};

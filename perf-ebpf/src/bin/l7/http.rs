@@ -32,7 +32,8 @@ use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 
 use super::{
-    EVENTS, End, RECEIVED_MORE, RETURNED_MORE, SAMPLED, SENT_MORE, WORK, Work as Scratch, owner, sample_request,
+    EVENTS, End, RECEIVED_MORE, RETURNED_MORE, SAMPLED, SENT_MORE, WORK, Work as Scratch, owner,
+    sample_request,
 };
 
 // As many as the configuration asks for.
