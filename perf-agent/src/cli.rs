@@ -64,7 +64,7 @@ pub(crate) enum Command {
     },
     /// Print requests that fail or are slow as they happen, until Ctrl-C.
     ///
-    /// It asks an agent that runs: a sample, at most `requests.max_per_second` of them, of what failed (HTTP with 500 to 599,
+    /// It asks an agent that runs: a sample, at most `requests.max_per_second` of them, of what failed (HTTP with 500 and above,
     /// errors of databases, SERVFAIL, REFUSED and timeouts of DNS) or took as long as `requests.slower_than` says. What happened
     /// before is at /requests.
     Trace(Trace),
