@@ -253,7 +253,19 @@ impl Ledger for Books {
             | u64::from(ended.outcome) << 8
             | u64::from(self.key.role) << 16
             | u64::from(ended.retransmits) << 32;
-        record(self.workload, ended.name, rest, ended.took, self.key.sk);
+        let domain = record(self.workload, ended.name, rest, ended.took);
+        let failed = is_failure(ended.outcome);
+        // Not within the function above, which has left too little of the stack.
+        if SAMPLED.want(failed, ended.took) {
+            let small = Small {
+                protocol: request::DNS,
+                flags: request::flags(self.key.role == ROLE_SERVER, failed) | BY_SOCKET,
+                status: u16::from(ended.outcome),
+                kind: ended.qtype,
+                count: 1,
+            };
+            sample_request(self.workload, domain, self.key.sk, small.pack(), ended.took);
+        }
     }
 
     #[inline(always)]
@@ -288,10 +300,10 @@ fn fence() {
     Events(&EVENTS).nothing();
 }
 
-/// Counts one lookup of `ns` on the socket `sk`; `rest` is type, outcome, role and retransmits.
+/// Counts one lookup of `ns`; `rest` is type, outcome, role and retransmits. The domain under which it was counted.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64, sk: u64) -> u64 {
+pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) -> u64 {
     let mut key = DnsKey {
         workload,
         domain: OTHER,
@@ -307,7 +319,7 @@ pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64, sk
     let other = DnsKey { workload: workload::OTHER, domain: OTHER, ..key };
     let Some(cell) = TABLE.find_or(&key, &other) else {
         events.dropped(Reason::MapFull, 1);
-        return 0;
+        return OTHER;
     };
     // SAFETY: fields of a live element.
     unsafe {
@@ -317,19 +329,7 @@ pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64, sk
         observe(&raw mut (*cell.value).duration, ns);
     }
     events.recorded();
-    let failed = is_failure(key.outcome);
-    if SAMPLED.want(failed, ns) {
-        let flags = request::flags(key.role == ROLE_SERVER, failed) | BY_SOCKET;
-        let small = Small {
-            protocol: request::DNS,
-            flags,
-            status: u16::from(key.outcome),
-            kind: key.qtype,
-            count: 1,
-        };
-        sample_request(workload, key.domain, sk, small.pack(), ns);
-    }
-    0
+    key.domain
 }
 
 /// What to count a name under: itself while there is room, and only if it exists. A flood of names that nobody has would
