@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigError, Level, ListenAddress, LogFormat, TelemetryPath};
+use crate::config::{Config, ConfigError, Level, ListenAddress, LogFormat, Span, TelemetryPath};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -12,6 +12,9 @@ Examples:
       perf-agent
   Which probes can this kernel carry, and if not, why?
       perf-agent doctor
+  Which requests fail or take more than two seconds, right now?
+      perf-agent trace --slower 2s
+      perf-agent trace --service shop --errors
   Listen on a free local port; the log tells which:
       perf-agent --web.listen-address=127.0.0.1:0
   With a configuration file, and more in the log:
@@ -22,6 +25,7 @@ Examples:
 Served:
   /metrics   metrics, as Prometheus text or OpenMetrics
   /probes    each hook's state, reason and remedy, as JSON
+  /requests  the last requests that failed or were slow, as JSON; ?service=, ?slower=, ?errors=, ?after=
   /healthz   200 while the agent lives
   /readyz    200 once the probes are attached
   /          all of it, for people
@@ -58,6 +62,48 @@ pub(crate) enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Report,
     },
+    /// Print requests that fail or are slow as they happen, until Ctrl-C.
+    ///
+    /// It asks an agent that runs: a sample, at most `requests.max_per_second` of them, of what failed (HTTP with 500 and above,
+    /// errors of databases, SERVFAIL, REFUSED and timeouts of DNS) or took as long as `requests.slower_than` says. What happened
+    /// before is at /requests.
+    Trace(Trace),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Only those of this service.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+
+    /// Only those that took at least so long, as 100ms or 1.5s.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) slower: Option<Span>,
+
+    /// Only those that failed.
+    #[arg(long)]
+    pub(crate) errors: bool,
+
+    /// Where the agent listens [default: what the configuration says, else 127.0.0.1:9100].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<ListenAddress>,
+
+    /// How to print them.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Lines,
+
+    /// End after so many.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lines {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one object a line, as /requests has them
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

@@ -8,6 +8,7 @@ mod error;
 mod ladder;
 mod pools;
 mod routes;
+mod span;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -21,7 +22,10 @@ pub(crate) use error::ConfigError;
 pub(crate) use ladder::Buckets;
 pub(crate) use pools::{MaxSizes, Pools};
 pub(crate) use routes::Patterns;
-pub(crate) use values::{Level, ListenAddress, LogFormat, MaxChildren, MaxDomains, MaxSeries, TelemetryPath};
+pub(crate) use span::Span;
+pub(crate) use values::{
+    Level, ListenAddress, LogFormat, MaxChildren, MaxDomains, MaxPerSecond, MaxSeries, TelemetryPath,
+};
 
 /// Everything the agent can be told. `deploy/perf-agent.yaml` documents each key; a test keeps the two equal.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -31,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) web: Web,
     pub(crate) log: Log,
     pub(crate) probes: Probes,
+    pub(crate) requests: Requests,
     pub(crate) histogram: Histogram,
     pub(crate) derived_metrics: DerivedMetrics,
     /// From the command line alone: where a file is read from cannot depend on what is in it.
@@ -177,6 +182,20 @@ pub(crate) struct Dns {
 impl Default for Dns {
     fn default() -> Self {
         Self { enabled: true, domains: false, max_domains: MaxDomains::default() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Requests {
+    pub(crate) max_per_second: MaxPerSecond,
+    pub(crate) slower_than: Span,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { max_per_second: MaxPerSecond::default(), slower_than: Span::from_secs(1) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod cli;
+mod clock;
 mod config;
 mod daemon;
 mod doctor;
@@ -14,7 +15,9 @@ mod object;
 mod own;
 mod page;
 mod probes;
+mod requests;
 mod serve;
+mod trace;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -53,6 +56,13 @@ fn main() -> ExitCode {
             Ok(false) => ExitCode::from(FAILED),
             Err(error) => {
                 complain(&format!("perf-agent doctor: {error:#}"));
+                ExitCode::from(FAILED)
+            }
+        },
+        Some(Command::Trace(options)) => match trace::run(&config, options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("perf-agent trace: {error:#}"));
                 ExitCode::from(FAILED)
             }
         },

@@ -12,6 +12,7 @@ use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use perf_common::kernel::{FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+use perf_common::request::Wanted;
 
 use crate::bpf;
 use crate::kernel::{Kernel, Missing};
@@ -85,6 +86,8 @@ pub(crate) struct Globals {
     pub(crate) max_domains: u64,
     /// How many sets of distinct clients the kernel keeps; 0 for none.
     pub(crate) client_sets: u64,
+    /// Which requests are sent up one by one.
+    pub(crate) wanted: Wanted,
 }
 
 /// Loads objects. It keeps the kernel's BTF (30 ms and 25 MB to read), so there is one, dropped after start.
@@ -112,7 +115,8 @@ impl<'k> Loader<'k> {
             .override_global("MAX_CELLS", &globals.max_cells, false)
             .override_global("MAX_DB_CELLS", &globals.max_db_cells, false)
             .override_global("MAX_DOMAINS", &globals.max_domains, false)
-            .override_global("CLIENT_SETS", &globals.client_sets, false);
+            .override_global("CLIENT_SETS", &globals.client_sets, false)
+            .override_global("WANTED", &globals.wanted, false);
         let shared = HashMap::new();
         Ok(Self {
             kernel,

@@ -7,10 +7,12 @@ mod l7;
 mod pools;
 mod postgres;
 mod redis;
+mod sampler;
 mod sched;
 mod tcp;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -19,6 +21,7 @@ use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
 use perf_common::histogram::Histogram;
 use perf_common::l7::{HTTP, POSTGRES, REDIS};
 use perf_common::peer::{Peer, class_name};
+use perf_common::request::Request;
 use perf_common::workload::Workload;
 use serde::Serialize;
 
@@ -28,6 +31,9 @@ use crate::kernel::{Kernel, Missing};
 use crate::maps::MapReader;
 use crate::object::{Globals, Loader, missed_runs};
 use crate::page::{FamilyWriter, Kind, Page};
+use crate::requests::{Recent, What};
+
+use sampler::{Feed, Late, Sampler};
 
 /// Whether a hook of a probe works on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,6 +73,18 @@ trait Probe: Send {
     fn tick(&mut self, _names: &mut Names) -> anyhow::Result<()> {
         Ok(())
     }
+    /// Where requests come up one by one, if it has some that do.
+    fn feed(&mut self) -> Option<&mut Feed> {
+        None
+    }
+    /// What one of those asked for; only of a slice that has a feed.
+    fn what(&self, _: &Request) -> What {
+        What::default()
+    }
+    /// More of them, which it found itself since this was last called.
+    fn late(&mut self) -> Late {
+        Late::default()
+    }
     /// What became of the events it saw, by protocol where it has several.
     fn accounts(&self) -> Vec<Account>;
     /// Reads the maps and writes the slice's families.
@@ -94,6 +112,7 @@ pub(crate) struct Probes {
     status: Vec<Status>,
     running: Vec<(&'static str, Box<dyn Probe>)>,
     names: Names,
+    sampler: Sampler,
 }
 
 impl Probes {
@@ -119,6 +138,7 @@ impl Probes {
             max_db_cells: config.probes.max_db_series.get().into(),
             max_domains: dns::max_domains(config).into(),
             client_sets: if config.derived_metrics.has_clients() { SETS.into() } else { 0 },
+            wanted: sampler::wanted(&config.requests),
         };
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
@@ -148,7 +168,10 @@ impl Probes {
             Namer::new(config.paths.procfs.clone(), kernel.cgroup_root.clone()),
             config.histogram.buckets.clone(),
         );
-        Ok(Self { status, running, names })
+        let mut probes = Self { status, running, names, sampler: Sampler::new(&config.requests) };
+        // The first failed request need not wait for anything.
+        probes.tick();
+        Ok(probes)
     }
 
     /// A kernel that does not say where things are: every probe is unsupported, the rest of the agent runs.
@@ -172,26 +195,35 @@ impl Probes {
             Namer::new(config.paths.procfs.clone(), config.paths.sysfs.join("fs/cgroup")),
             config.histogram.buckets.clone(),
         );
-        Self { status: status.into(), running: Vec::new(), names }
+        let sampler = Sampler::new(&config.requests);
+        Self { status: status.into(), running: Vec::new(), names, sampler }
     }
 
     pub(crate) fn status(&self) -> &[Status] {
         &self.status
     }
 
+    /// The last requests that came up one by one, as of the last [`Self::tick`].
+    pub(crate) fn recent(&self) -> Arc<Recent> {
+        self.sampler.recent()
+    }
+
     /// What cannot wait for the next scrape: call it each [`TICK`]. Blocking; microseconds where nothing is new.
     pub(crate) fn tick(&mut self) {
-        let Self { status: _, running, names } = self;
-        for (probe, slice) in running {
+        let Self { status: _, running, names, sampler } = self;
+        for (probe, slice) in running.iter_mut() {
             if let Err(error) = slice.tick(names) {
                 tracing::debug!(probe, "a map cannot be read: {error:#}");
             }
+        }
+        if let Err(error) = sampler.round(running, names) {
+            tracing::debug!("a map of requests cannot be read: {error:#}");
         }
     }
 
     /// Reads the kernel's maps and adds every probe's families to the page. Blocking; milliseconds.
     pub(crate) fn collect(&mut self, page: &mut Page) {
-        let Self { status: _, running, names } = self;
+        let Self { status: _, running, names, sampler } = self;
         for (_, slice) in running.iter_mut() {
             slice.learn();
             slice.common().learn(names);
@@ -202,6 +234,7 @@ impl Probes {
             }
         }
         write_events(page, running);
+        sampler.write(page, running);
     }
 }
 

@@ -12,7 +12,7 @@ mod scrape;
 mod stream;
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -26,6 +26,7 @@ use tracing::{debug, warn};
 use crate::config::Config;
 use crate::own::{Own, Rejected};
 use crate::probes::{Probes, Status, TICK};
+use crate::requests::Recent;
 
 pub(crate) use listen::bind;
 
@@ -48,6 +49,8 @@ pub(crate) struct App {
     own: Own,
     /// `None` until the probes are attached.
     status: RwLock<Option<Arc<[Status]>>>,
+    /// Not set until the probes are attached. Apart from them, so that asking for it does not wait for a scrape.
+    recent: OnceLock<Arc<Recent>>,
     source: Arc<tokio::sync::Mutex<scrape::Source>>,
     scrapes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
@@ -62,6 +65,7 @@ impl App {
             started,
             own: Own::new(&config.paths.procfs)?,
             status: RwLock::new(None),
+            recent: OnceLock::new(),
             source: Arc::default(),
             scrapes: Arc::new(Semaphore::new(MAX_SCRAPES)),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -71,6 +75,7 @@ impl App {
     /// From now on the agent is ready, and scrapes read these probes.
     pub(crate) async fn install(&self, probes: Probes) {
         self.set_status(probes.status());
+        self.recent.get_or_init(|| probes.recent());
         self.source.lock().await.probes = Some(probes);
     }
 

@@ -70,6 +70,12 @@ pub const fn rcode_index(rcode: u8) -> u8 {
     }
 }
 
+/// Whether this outcome tells that the lookup failed. That a name does not exist is an answer like any other.
+#[inline(always)]
+pub const fn is_failure(outcome: u8) -> bool {
+    outcome == rcode_index(2) || outcome == rcode_index(5) || outcome == TIMEOUT
+}
+
 /// Zone transfers answer one query with many messages.
 #[inline(always)]
 pub const fn is_transfer(qtype: u16) -> bool {

@@ -81,7 +81,7 @@ pub struct Pending {
 pub struct Conn {
     /// Who owns the socket ([`crate::workload::Workload::id`]); 0 until known.
     pub workload: u64,
-    /// The remote end ([`crate::peer::Peer::id`]).
+    /// Of a client, the remote end ([`crate::peer::Peer::id`]); of a server, its socket.
     pub peer: u64,
     /// The first byte of the request being read.
     pub start: u64,

@@ -23,6 +23,7 @@ pub mod peer;
 pub mod pools;
 pub mod postgres;
 pub mod redis;
+pub mod request;
 pub mod route;
 pub mod sched;
 pub mod sql;

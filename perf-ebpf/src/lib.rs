@@ -16,6 +16,8 @@ pub mod count;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;
 #[cfg(target_arch = "bpf")]
+pub mod requests;
+#[cfg(target_arch = "bpf")]
 pub mod socket;
 #[cfg(target_arch = "bpf")]
 pub mod syscall;

@@ -79,7 +79,7 @@ fn refusals_name_the_place_and_the_remedy() {
         ),
         (
             "paths: {}\n",
-            "a.yaml:1:1: unknown key `paths`; known here: web, log, probes, histogram, derived_metrics",
+            "a.yaml:1:1: unknown key `paths`; known here: web, log, probes, requests, histogram, derived_metrics",
         ),
         ("log:\n  level: inof\n", "a.yaml:2:10: unknown value `inof`; did you mean `info`?"),
         ("log: {level: info, level: warn}\n", "a.yaml:1:20: "),
@@ -88,6 +88,12 @@ fn refusals_name_the_place_and_the_remedy() {
             "probes:\n  http:\n    max_series: 0\n",
             "a.yaml:3:17: 0 series are out of range: write 1 to 1048576",
         ),
+        (
+            "requests: {max_per_second: -1}\n",
+            "a.yaml:1:28: -1 requests a second are out of range: write 1 to 1000, or 0 for none",
+        ),
+        ("requests:\n  slower_than: 1\n", "a.yaml:2:16: \"1\" is no length of time; write one like `100ms`"),
+        ("requests:\n  slower_than: 0s\n", "a.yaml:2:16: 0s is out of range: write more than nothing"),
         ("probes:\n  dns: {max_domains: 0}\n", "a.yaml:2:22: 0 domains are out of range: write 1 to 10000"),
         (
             "probes:\n  http:\n    max_children: 3\n",

@@ -18,6 +18,12 @@ pub(crate) struct ListenAddress {
 }
 
 impl ListenAddress {
+    /// The same for one who connects from this host.
+    pub(crate) fn local(&self) -> Self {
+        let host = if self.host.is_empty() { Ipv4Addr::LOCALHOST.to_string() } else { self.host.clone() };
+        Self { host, port: self.port }
+    }
+
     /// What to bind, in the order in which to try it: a host without IPv6 cannot bind `[::]`.
     pub(crate) fn candidates(&self) -> std::io::Result<Vec<SocketAddr>> {
         if self.host.is_empty() {
@@ -98,7 +104,7 @@ pub(crate) struct TelemetryPath(String);
 
 impl TelemetryPath {
     /// Paths that answer something else.
-    const TAKEN: [&str; 3] = ["/healthz", "/readyz", "/probes"];
+    const TAKEN: [&str; 4] = ["/healthz", "/readyz", "/probes", "/requests"];
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -278,6 +284,48 @@ impl TryFrom<i64> for MaxChildren {
 #[cfg(test)]
 impl From<MaxChildren> for i64 {
     fn from(MaxChildren(number): MaxChildren) -> Self {
+        number.into()
+    }
+}
+
+/// How many requests a second are sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+#[cfg_attr(test, derive(serde::Serialize), serde(into = "i64"))]
+pub(crate) struct MaxPerSecond(u32);
+
+impl MaxPerSecond {
+    /// As many as are kept; a log of all requests is another tool's job.
+    const MOST: i64 = 1000;
+
+    pub(crate) fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for MaxPerSecond {
+    fn default() -> Self {
+        Self(10)
+    }
+}
+
+impl TryFrom<i64> for MaxPerSecond {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        if !(0..=Self::MOST).contains(&number) {
+            return Err(format!(
+                "{number} requests a second are out of range: write 1 to {}, or 0 for none",
+                Self::MOST
+            ));
+        }
+        Ok(Self(number as u32))
+    }
+}
+
+#[cfg(test)]
+impl From<MaxPerSecond> for i64 {
+    fn from(MaxPerSecond(number): MaxPerSecond) -> Self {
         number.into()
     }
 }

@@ -6,6 +6,7 @@ use aya::Ebpf;
 use perf_common::db::{DbKey, REDIS, SYSTEMS};
 use perf_common::histogram::Histogram;
 use perf_common::l7::{ROLE_SERVER, ROLE_UNKNOWN};
+use perf_common::request::{DATABASES, Request};
 use perf_common::workload::OTHER;
 
 use super::postgres::Postgres;
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::maps::Table;
 use crate::page::{Kind, Page};
+use crate::requests::What;
 
 /// The databases' part of the slice.
 pub(super) struct Db {
@@ -61,6 +63,16 @@ impl Db {
 
     pub(super) fn learn(&mut self) {
         self.postgres.iter_mut().for_each(Postgres::learn);
+    }
+
+    /// What a request asked for.
+    pub(super) fn what(&self, request: &Request) -> What {
+        let name = if request.protocol == DATABASES + REDIS {
+            redis::name(request.what)
+        } else {
+            self.postgres.as_ref().map_or_else(Name::other, |postgres| postgres.name_so_far(request.what))
+        };
+        What { query_type: name.query_type, table: name.table, ..What::default() }
     }
 
     pub(super) fn accounts(&self) -> impl Iterator<Item = Account> {

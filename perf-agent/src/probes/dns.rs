@@ -7,16 +7,19 @@ use anyhow::Context as _;
 use aya::maps::{Array, MapData, RingBuf};
 use perf_common::dns::{DnsCell, DnsKey, OTHER, OUTCOMES, QTYPES, RCODES, ROLE_CLIENT, ROLE_SERVER, TIMEOUT};
 use perf_common::events::{COUNTERS, DROPPED, RECORDED, Reason, SEEN};
+use perf_common::request::Request;
 use perf_common::{l7, workload};
 
 use self::domains::Domains;
 use self::sweep::Sweeper;
+use super::sampler::{self, Feed, Late};
 use super::{Account, Common, Names, Probe, Start, Started, Write, merged, started};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::object::{self, Hook};
 use crate::page::{Kind, Page};
+use crate::requests::What;
 
 const BY_SOCKET: [Hook; 2] =
     [Hook::tracepoint("sent", "sock_send_length"), Hook::tracepoint("received", "sock_recv_length")];
@@ -43,6 +46,7 @@ struct Dns {
     samples: RingBuf<MapData>,
     domains: Domains,
     sweeper: Sweeper,
+    feed: Feed,
 }
 
 /// How many domains the kernel is to tell apart.
@@ -54,7 +58,13 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
     started("dns", globals, || {
         let domains = max_domains(config);
         let cells = CELLS + CELLS_PER_DOMAIN * domains;
-        let sizes = [("CELLS", cells), ("INDEX", cells), ("FREE", cells), ("DOMAINS", domains.max(1))];
+        let sizes = [
+            ("CELLS", cells),
+            ("INDEX", cells),
+            ("FREE", cells),
+            ("DOMAINS", domains.max(1)),
+            ("REQUESTS", sampler::ring(&config.requests)),
+        ];
         let mut object = loader.load(object::DNS, &sizes)?;
         Table::prepare::<_, DnsCell>(&mut object, "", &others())?;
         let calls: &[Hook] = if loader.has_tracepoint("sock_send_length") {
@@ -69,11 +79,12 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         Array::<_, u32>::try_from(armed)?.set(0, 1, 0)?;
         let table = Table::take(&mut object, "")?;
         let events = Counters::take(&mut object, "EVENTS")?;
-        let sweeper = Sweeper::start(&mut object)?;
+        let sweeper = Sweeper::start(&mut object, config.requests.max_per_second.get() != 0)?;
         let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
         let samples = RingBuf::try_from(samples)?;
         let domains = Domains::new(domains != 0);
-        let dns = Dns { common: Common::take(object)?, table, events, samples, domains, sweeper };
+        let feed = Feed::take(&mut object)?;
+        let dns = Dns { common: Common::take(object)?, table, events, samples, domains, sweeper, feed };
         Ok((status, Some(Box::new(dns) as Box<dyn Probe>)))
     })
 }
@@ -112,6 +123,22 @@ impl Probe for Dns {
         while let Some(sample) = self.samples.next() {
             self.domains.learn(&sample);
         }
+    }
+
+    fn feed(&mut self) -> Option<&mut Feed> {
+        Some(&mut self.feed)
+    }
+
+    fn what(&self, request: &Request) -> What {
+        What {
+            qtype: qtype(request.kind).to_owned(),
+            domain: self.domains.name_so_far(request.what),
+            ..What::default()
+        }
+    }
+
+    fn late(&mut self) -> Late {
+        std::mem::take(&mut self.sweeper.swept().late)
     }
 
     fn accounts(&self) -> Vec<Account> {
@@ -181,6 +208,10 @@ impl Probe for Dns {
     }
 }
 
+fn qtype(index: u8) -> &'static str {
+    QTYPES.get(usize::from(index)).copied().unwrap_or("other")
+}
+
 type Family = (&'static str, &'static str);
 
 /// One end's families.
@@ -226,8 +257,7 @@ impl Series {
 
     fn without_rcode(&self, write: Write<'_>) {
         let [service, container, pod] = self.identity.labels();
-        let qtype = QTYPES.get(usize::from(self.qtype)).copied().unwrap_or("other");
         // An empty label is none.
-        write(&[service, container, pod, ("domain", &self.domain), ("qtype", qtype)]);
+        write(&[service, container, pod, ("domain", &self.domain), ("qtype", qtype(self.qtype))]);
     }
 }

@@ -12,16 +12,18 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData, RingBuf};
 use perf_common::histogram::Histogram;
 use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN};
+use perf_common::request::{Request, SERVER};
 use perf_common::workload::OTHER;
 
 use self::clients::Clients;
 use self::routes::Routes;
-use super::sched::monotonic_ns;
 use super::{Account, Names, Write, merged};
+use crate::clock::monotonic;
 use crate::config::{Config, Derived, Type};
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::page::{Kind, Page};
+use crate::requests::What;
 
 /// HTTP's part of the slice.
 pub(super) struct Http {
@@ -129,6 +131,17 @@ impl Http {
         }
     }
 
+    /// What a request asked for; a client's has no route, as in the metrics.
+    pub(super) fn what(&self, request: &Request) -> What {
+        let is_server = request.flags & SERVER != 0;
+        let route = is_server.then(|| self.routes.name_so_far(request.workload, request.what));
+        What {
+            method: method(request.kind).to_owned(),
+            route: route.as_deref().unwrap_or_default().to_owned(),
+            ..What::default()
+        }
+    }
+
     pub(super) fn account(&self) -> Account {
         Account { probe: "http", events: self.events.sums() }
     }
@@ -185,10 +198,14 @@ impl Http {
         let [Side { series: server, .. }, _] = &sides;
         derived::write_counters(counters, server, page);
         if let Some(clients) = clients {
-            derived::write_clients(gauges, clients, monotonic_ns(), page)?;
+            derived::write_clients(gauges, clients, monotonic(), page)?;
         }
         Ok(())
     }
+}
+
+fn method(number: u8) -> &'static str {
+    METHODS.get(usize::from(number)).copied().unwrap_or("_OTHER")
 }
 
 /// One end's families.
@@ -203,14 +220,13 @@ impl Side {
     fn write(&self, names: &Names, page: &mut Page) {
         let labels = |series: &Series, status_label: &'static str, write: Write<'_>| {
             let [service, container, pod] = series.identity.labels();
-            let method = METHODS.get(usize::from(series.method)).copied().unwrap_or("_OTHER");
             let status = series.status.to_string();
             write(&[
                 service,
                 container,
                 pod,
                 (self.label, &series.route_or_destination),
-                ("method", method),
+                ("method", method(series.method)),
                 (status_label, &status),
             ]);
         };

@@ -3,13 +3,16 @@
 use anyhow::Context as _;
 use aya::maps::Array;
 use perf_common::l7::{HTTP, POSTGRES, REDIS};
+use perf_common::request::{self, Request};
 
 use super::db::Db;
 use super::http::{self, Http};
 use super::pools::Pools;
+use super::sampler::{self, Feed};
 use super::{Account, Common, Names, Probe, Start, Started, State, Status, started};
 use crate::object::{self, Hook};
 use crate::page::Page;
+use crate::requests::What;
 
 /// What both ways share: the end of connections and the arrival of requests.
 const SHARED: [Hook; 2] =
@@ -45,6 +48,7 @@ struct L7 {
     http: Option<Http>,
     db: Db,
     pools: Pools,
+    feed: Feed,
 }
 
 /// Room for so many series and for the `other` cells of each workload beyond them.
@@ -64,6 +68,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
             ("DB_CELLS", db_cells),
             ("DB_INDEX", db_cells),
             ("DB_FREE", db_cells),
+            ("REQUESTS", sampler::ring(&config.requests)),
             ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR }),
             ("PG_BY_ADDR", if by_socket { 1 } else { DB_BY_ADDR }),
             ("RD_BY_ADDR", if by_socket { 1 } else { DB_BY_ADDR }),
@@ -100,7 +105,8 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let http = config.probes.http.enabled.then(|| Http::take(&mut object, config)).transpose()?;
         let db = Db::take(&mut object, config)?;
         let pools = Pools::take(&mut object, config.probes.connection_pools.max_sizes.clone())?;
-        let l7 = L7 { common: Common::take(object)?, http, db, pools };
+        let feed = Feed::take(&mut object)?;
+        let l7 = L7 { common: Common::take(object)?, http, db, pools, feed };
         Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
     })
 }
@@ -111,7 +117,7 @@ impl Probe for L7 {
     }
 
     fn learn(&mut self) {
-        let Self { common: _, http, db, pools: _ } = self;
+        let Self { common: _, http, db, pools: _, feed: _ } = self;
         http.iter_mut().for_each(Http::learn);
         db.learn();
     }
@@ -121,16 +127,29 @@ impl Probe for L7 {
             self.common.learn(names);
         }
         self.http.iter_mut().try_for_each(|http| http.tick(names))?;
+        // Samples are not to wait for a scrape, which need not come at all, while their ring fills up.
+        self.db.learn();
         self.pools.tick()
     }
 
+    fn feed(&mut self) -> Option<&mut Feed> {
+        Some(&mut self.feed)
+    }
+
+    fn what(&self, request: &Request) -> What {
+        if request.protocol == request::HTTP {
+            return self.http.as_ref().map_or_else(What::default, |http| http.what(request));
+        }
+        self.db.what(request)
+    }
+
     fn accounts(&self) -> Vec<Account> {
-        let Self { common: _, http, db, pools: _ } = self;
+        let Self { common: _, http, db, pools: _, feed: _ } = self;
         http.iter().map(Http::account).chain(db.accounts()).collect()
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { common: _, http, db, pools } = self;
+        let Self { common: _, http, db, pools, feed: _ } = self;
         http.iter_mut().try_for_each(|http| http.collect(names, page))?;
         db.collect(names, page)?;
         pools.collect(names, page)

@@ -43,6 +43,11 @@ impl Postgres {
         self.statements.name(fingerprint)
     }
 
+    /// What it is called by now.
+    pub(super) fn name_so_far(&self, fingerprint: u64) -> Name {
+        self.statements.names.get(&fingerprint).cloned().unwrap_or_else(Name::other)
+    }
+
     pub(super) fn account(&self) -> Account {
         Account { probe: "postgres", events: self.events.sums() }
     }

@@ -8,6 +8,7 @@ use perf_common::sched::{Running, SchedCell};
 use perf_common::workload::OTHER;
 
 use super::{Account, Common, Names, Probe, Start, Started, merged, started};
+use crate::clock::monotonic;
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::object::{self, Hook};
@@ -50,7 +51,7 @@ impl Probe for Sched {
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let running = self.running.get(&0, 0).map(|cpus| cpus.to_vec()).unwrap_or_default();
-        let now = monotonic_ns();
+        let now = monotonic();
         let mut cells = Vec::new();
         self.table.each::<u64, SchedCell>(|at, workload, cell| {
             let mut cell = *cell;
@@ -97,11 +98,4 @@ impl Probe for Sched {
         }
         Ok(())
     }
-}
-
-pub(super) fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a pointer to a live struct; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

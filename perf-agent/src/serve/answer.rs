@@ -14,6 +14,7 @@ use tracing::error;
 
 use super::scrape::{self, InFlight, ScrapeError, Shape};
 use super::{App, home, negotiate};
+use crate::requests::Filter;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -36,6 +37,7 @@ pub(super) async fn answer<B>(app: Arc<App>, request: Request<B>) -> Result<Answ
             None => text(StatusCode::SERVICE_UNAVAILABLE, "the probes are being attached\n"),
         },
         "/probes" => probes(&app),
+        "/requests" => requests(&app, request.uri().query().unwrap_or_default()),
         _ => text(StatusCode::NOT_FOUND, "nothing is served here; / has the links\n"),
     })
 }
@@ -70,13 +72,34 @@ async fn metrics(app: &Arc<App>, headers: &HeaderMap, in_flight: InFlight) -> An
 }
 
 fn probes(app: &App) -> Answer {
-    match serde_json::to_vec_pretty(&*app.status().unwrap_or_default()) {
+    json(&*app.status().unwrap_or_default())
+}
+
+fn requests(app: &App, query: &str) -> Answer {
+    let filter = match Filter::parse(query) {
+        Ok(filter) => filter,
+        Err(error) => {
+            return respond(
+                StatusCode::BAD_REQUEST,
+                "text/plain; charset=utf-8",
+                format!("{error}\n").into(),
+            );
+        }
+    };
+    match app.recent.get() {
+        Some(recent) => json(&recent.answer(&filter)),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "the probes are being attached\n"),
+    }
+}
+
+fn json(value: &(impl serde::Serialize + ?Sized)) -> Answer {
+    match serde_json::to_vec_pretty(value) {
         Ok(json) => respond(StatusCode::OK, "application/json", json.into()),
         Err(error) => {
-            error!(%error, "the probes' status cannot be written");
+            error!(%error, "an answer cannot be written");
             text(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "the status could not be written; the agent's log tells why\n",
+                "the answer could not be written; the agent's log tells why\n",
             )
         }
     }
@@ -131,6 +154,7 @@ mod tests {
         assert_eq!(get(&app, "/healthz").await.0, 200);
         assert_eq!(get(&app, "/readyz").await.0, 503);
         assert_eq!(get(&app, "/probes").await, (200, Bytes::from_static(b"[]")));
+        assert_eq!(get(&app, "/requests").await.0, 503);
         let (status, page) = get(&app, "/metrics").await;
         assert_eq!(status, 200);
         assert!(page.windows(21).any(|at| at == b"perf_agent_build_info"));

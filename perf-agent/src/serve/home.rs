@@ -36,7 +36,8 @@ pub(super) fn page(app: &App) -> String {
     _ = write!(
         out,
         "<h1>perf-agent</h1><p class=\"facts\">version {} &middot; up {uptime} &middot; Linux {}</p>\n\
-         <nav><a href=\"{}\">Metrics</a><a href=\"/probes\">Probes as JSON</a><a href=\"/healthz\">Health</a>\
+         <nav><a href=\"{}\">Metrics</a><a href=\"/probes\">Probes as JSON</a>\
+         <a href=\"/requests\">Failed and slow requests</a><a href=\"/healthz\">Health</a>\
          <a href=\"/readyz\">Readiness</a></nav>\n<h2>Probes</h2>\n<div class=\"card\">",
         app.version,
         escape(&app.kernel),

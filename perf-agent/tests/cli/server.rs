@@ -102,9 +102,14 @@ fn the_status_page_shows_version_kernel_and_links_and_runs_nothing() {
     assert!(answer.header("content-security-policy").unwrap().starts_with("default-src 'none'"));
     let page = answer.text();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    for part in
-        [env!("CARGO_PKG_VERSION"), kernel.trim(), "href=\"/metrics\"", "prefers-color-scheme", "Probes"]
-    {
+    for part in [
+        env!("CARGO_PKG_VERSION"),
+        kernel.trim(),
+        "href=\"/metrics\"",
+        "href=\"/requests\"",
+        "prefers-color-scheme",
+        "Probes",
+    ] {
         assert!(page.contains(part), "{part} is missing in\n{page}");
     }
     assert!(!page.contains("<script"));
@@ -113,7 +118,7 @@ fn the_status_page_shows_version_kernel_and_links_and_runs_nothing() {
 #[test]
 fn head_has_the_head_alone_and_other_methods_are_refused() {
     let agent = Agent::bare();
-    for path in ["/metrics", "/", "/healthz", "/readyz", "/probes"] {
+    for path in ["/metrics", "/", "/healthz", "/readyz", "/probes", "/requests"] {
         let answer = agent.request("HEAD", path, "");
         assert_eq!((answer.status, answer.body.len()), (200, 0), "{path}");
         assert!(answer.header("content-length").unwrap().parse::<u32>().unwrap() > 0, "{path}");
@@ -141,4 +146,24 @@ fn a_connection_serves_many_requests() {
     stream.read_to_end(&mut rest).unwrap();
     let second = rest.windows(5).rposition(|five| five == b"HTTP/").unwrap();
     assert_eq!(Answer::parse(&rest[second..]).text(), "ready\n");
+}
+
+#[test]
+fn requests_are_json_and_what_is_asked_for_must_be_understood() {
+    let agent = Agent::bare();
+    let answer = agent.get("/requests?service=nobody&slower=100ms&errors=true&after=0");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let config = [&answer["max_per_second"], &answer["slower_than_seconds"], &answer["requests"]];
+    assert_eq!(config, [&serde_json::json!(10), &serde_json::json!(1.0), &serde_json::json!([])]);
+    for (query, expected) in [
+        (
+            "sevice=x",
+            "unknown parameter \"sevice\"; known here: service=NAME, slower=100ms, errors=true, after=SEQUENCE\n",
+        ),
+        ("slower=1", "slower: \"1\" is no length of time; write one like `100ms`, `1.5s` or `250us`\n"),
+    ] {
+        let answer = agent.get(&format!("/requests?{query}"));
+        assert_eq!((answer.status, answer.text().as_str()), (400, expected));
+    }
 }

@@ -1,6 +1,6 @@
 //! Flags and files: what is wrong is refused with exit code 2 before anything happens.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use crate::agent::{command, output};
@@ -13,6 +13,8 @@ fn help_teaches_and_version_tells() {
     for word in [
         "Examples:",
         "perf-agent doctor",
+        "perf-agent trace --service shop --errors",
+        "/requests",
         "--web.listen-address",
         "/readyz",
         "Exit codes:",
@@ -47,6 +49,11 @@ fn wrong_usage_and_wrong_files_exit_with_2_and_open_no_port() {
     for (arguments, expected) in [
         (vec!["--bogus".to_owned()], "--bogus".to_owned()),
         (vec!["frobnicate".to_owned()], "frobnicate".to_owned()),
+        (
+            vec!["trace".to_owned(), "--slower=fast".to_owned()],
+            "\"fast\" is no length of time; write one like `100ms`".to_owned(),
+        ),
+        (vec!["trace".to_owned(), "--count=many".to_owned()], "invalid value 'many'".to_owned()),
         (vec!["--log.level=loud".to_owned()], "possible values: error, warn, info, debug, trace".to_owned()),
         (vec!["--web.listen-address=9100".to_owned()], "it has no port".to_owned()),
         (vec!["--web.telemetry-path=metrics".to_owned()], "no path of a URL".to_owned()),
@@ -118,4 +125,53 @@ fn doctor_has_nothing_to_complain_about_where_nothing_is_enabled() {
         .unwrap();
     let output = output(command(&["doctor", "--config", off.path().to_str().unwrap()]));
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn trace_explains_itself_and_what_to_do_where_no_agent_answers() {
+    let help = output(command(&["trace", "--help"]));
+    assert_eq!(help.status.code(), Some(0));
+    let text = String::from_utf8(help.stdout).unwrap();
+    for word in ["--service", "--slower", "--errors", "--address", "--count", "table", "json", "Ctrl-C"] {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+    // Taken and let go: nobody listens there.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    writeln!(config, "web: {{listen_address: ['{address}']}}").unwrap();
+    let config = config.path().to_str().unwrap();
+    // Said, or where the configuration has its agent listen.
+    for arguments in [["trace", "--address", &address], ["trace", "--config", config]] {
+        let output = output(command(&arguments));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let expected = format!(
+            "perf-agent trace: no agent answers at {address}: start `perf-agent`, or say by --address"
+        );
+        assert!(stderr.starts_with(&expected), "{stderr}");
+        assert_eq!((stderr.lines().count(), output.stdout.len()), (1, 0), "{stderr}");
+    }
+}
+
+#[test]
+fn trace_tells_another_server_from_an_agent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for (answer, expected) in [
+        ("HTTP/1.1 404 Not Found\r\n\r\n", "no perf-agent with /requests (status 404)"),
+        ("HTTP/1.1 200 OK\r\n\r\nhello", "no perf-agent of this version"),
+        ("SSH-2.0-x\r\n\r\n", "the answer is no HTTP"),
+    ] {
+        let trace = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                assert_ne!(stream.read(&mut [0; 1024]).unwrap(), 0);
+                stream.write_all(answer.as_bytes()).unwrap();
+            });
+            output(command(&["trace", "--address", &address]))
+        });
+        let stderr = String::from_utf8(trace.stderr).unwrap();
+        assert_eq!(trace.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
 }

@@ -135,6 +135,7 @@ pub fn class(verb: u8) -> u8 {
 
 /// Whether a command with this verb is meant to wait: its duration says nothing about the server.
 #[must_use]
+#[inline(always)]
 pub fn is_blocking(verb: u8) -> bool {
     class(verb) & BLOCKING != 0
 }

@@ -8,7 +8,8 @@
 //! user space sweeps what waits too long, `HEARD_AT` (when servers here read their queries), the table (workload,
 //! domain, type and outcome → histogram), `STREAMS` (TCP socket and direction → framing), `WATCH` (what kind of traffic a UDP
 //! socket has), `BATCH` (thread → how far its `sendmmsg` is), `DOMAINS` (fingerprints with a name) and `SAMPLES` (the
-//! name of a new one), `WORK` (scratch of one thread on one CPU).
+//! name of a new one), `WORK` (scratch of one thread on one CPU), and those for lookups that go up one by one
+//! (`perf_ebpf::requests`).
 //! Metrics: `dns_lookups_total`, `dns_lookup_duration_seconds`, `dns_lookup_timeouts_total`, `dns_lookup_retransmits_total`,
 //! `dns_server_queries_total`, `dns_server_query_duration_seconds`, `dns_server_unanswered_total`.
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit`.
@@ -43,6 +44,7 @@ use stages::{advance, datagram};
 
 perf_ebpf::program!();
 perf_ebpf::slice!(DnsKey => DnsCell, 4096);
+perf_ebpf::requests!();
 
 #[unsafe(no_mangle)]
 static SOCK: Global<SockOffsets> = Global::new(unset());

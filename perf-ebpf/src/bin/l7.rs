@@ -10,7 +10,8 @@
 //! registers of the system call. `tp_btf/tcp_rcv_space_adjust` fires just before and still knows when the packet arrived:
 //! a server's request begins there, not when the program gets round to reading it. `tp_btf/inet_sock_set_state` ends
 //! what only the connection's end ends.
-//! Maps: `CONNS` (socket → state), `PEERS`, `WORK` and `ARRIVAL` (scratch of one CPU), and those of each protocol.
+//! Maps: `CONNS` (socket → state), `PEERS`, `WORK` and `ARRIVAL` (scratch of one CPU), those of each protocol, and those for
+//! requests that go up one by one (`perf_ebpf::requests`).
 //! Metrics: those of each protocol.
 //! Needs: 6.3 for the first two hooks; before that `tp_btf/sys_exit` stands in for them.
 #![no_std]
@@ -56,6 +57,7 @@ use perf_ebpf::{get, unset, who};
 
 perf_ebpf::program!();
 perf_ebpf::slice!();
+perf_ebpf::requests!();
 
 #[unsafe(no_mangle)]
 static SOCK: Global<SockOffsets> = Global::new(unset());
@@ -471,8 +473,8 @@ fn arrival(sk: Ptr, at: &TaskOffsets) -> u64 {
     if slot.switches == switches(task, at) && slot.pid == u64::from(pid) { slot.at } else { 0 }
 }
 
-/// Who owns a connection, and as a client its remote end. Remembered by the protocols: asking again for every request would
-/// cost more than parsing it.
+/// Who owns a connection, and as a client its remote end; as a server the socket, which can still be asked for that.
+/// Remembered by the protocols: asking again for every request would cost more than parsing it.
 #[inline(always)]
 fn owner(sk: Ptr, role: u8) -> (u64, u64) {
     let task_at = get(&TASK);
@@ -483,7 +485,7 @@ fn owner(sk: Ptr, role: u8) -> (u64, u64) {
     let peer = if role == ROLE_CLIENT {
         socket::destination(&PEERS, &socket::peer(sk, sock_at), sock_at)
     } else {
-        0
+        sk.key()
     };
     (id, peer)
 }

@@ -53,6 +53,14 @@ impl Domains {
         }
         Some("other".to_owned())
     }
+
+    /// The label of a fingerprint by now.
+    pub(super) fn name_so_far(&self, fingerprint: u64) -> String {
+        if !self.enabled {
+            return String::new();
+        }
+        self.names.get(&fingerprint).cloned().unwrap_or_else(|| "other".to_owned())
+    }
 }
 
 fn read_sample(bytes: &[u8]) -> Option<NameSample> {

@@ -11,14 +11,18 @@ use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
 use aya::{Ebpf, Pod};
 use perf_common::dns::flight::{Early, EarlyKey, Ended, Event, Flight, FlightKey, Ledger, SWEEP_NS};
-use perf_common::dns::{DnsCell, DnsKey, OTHER};
+use perf_common::dns::{DnsCell, DnsKey, OTHER, ROLE_SERVER};
 use perf_common::events::Reason;
 
+use crate::clock::monotonic;
 use crate::maps::MapReader;
+use crate::probes::sampler::{self, Late};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Workloads that time out are few; whatever goes beyond counts under `other`.
 const MAX_CELLS: usize = 4096;
+/// As many as may be sampled in a second.
+const MAX_LATE: usize = 1000;
 
 /// What the sweeper has counted, to be added to the kernel's numbers.
 #[derive(Default)]
@@ -28,6 +32,8 @@ pub(super) struct Swept {
     pub(super) lookups: u64,
     /// Answers that nobody had asked for.
     pub(super) strays: u64,
+    /// Lookups to be shown one by one.
+    pub(super) late: Late,
 }
 
 /// The thread; it ends with this.
@@ -44,6 +50,8 @@ struct Waiting {
     early: Both<EarlyKey, Early>,
     /// Those that have a name.
     domains: HashMap<MapData, u64, u64>,
+    /// Whether lookups are to be shown one by one.
+    samples: bool,
 }
 
 /// A map to be read in batches and changed by the entry.
@@ -73,12 +81,13 @@ impl<K: Pod, V: Pod> Both<K, V> {
 }
 
 impl Sweeper {
-    pub(super) fn start(object: &mut Ebpf) -> anyhow::Result<Self> {
+    pub(super) fn start(object: &mut Ebpf, samples: bool) -> anyhow::Result<Self> {
         let domains = object.take_map("DOMAINS").context("the object has no map DOMAINS")?;
         let mut waiting = Waiting {
             flights: Both::take(object, "FLIGHTS")?,
             early: Both::take(object, "EARLY")?,
             domains: HashMap::try_from(domains)?,
+            samples,
         };
         let swept = Arc::<Mutex<Swept>>::default();
         let (stop, stopped) = channel();
@@ -124,6 +133,7 @@ impl Waiting {
             let mut books = Books {
                 swept: &mut swept,
                 domains: &self.domains,
+                samples: self.samples,
                 workload: flight.workload,
                 role: key.role,
             };
@@ -133,19 +143,25 @@ impl Waiting {
     }
 }
 
-/// `CLOCK_MONOTONIC` nanoseconds, as the kernel's programs have them.
-fn monotonic() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a live struct.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
 struct Books<'a> {
     swept: &'a mut Swept,
     domains: &'a HashMap<MapData, u64, u64>,
+    samples: bool,
     workload: u64,
     role: u8,
+}
+
+impl Books<'_> {
+    fn sample(&mut self, key: &DnsKey, took: u64) {
+        let DnsKey { workload, domain, qtype, outcome: _, role, pad: _ } = *key;
+        let late = &mut self.swept.late;
+        if !self.samples {
+        } else if late.requests.len() < MAX_LATE {
+            late.requests.push(sampler::timeout(took, workload, domain, qtype, role == ROLE_SERVER));
+        } else {
+            late.more += 1;
+        }
+    }
 }
 
 impl Ledger for Books<'_> {
@@ -161,6 +177,7 @@ impl Ledger for Books<'_> {
             role: self.role,
             pad: [0; 5],
         };
+        self.sample(&key, ended.took);
         if self.swept.cells.len() >= MAX_CELLS && !self.swept.cells.contains_key(&key) {
             key.workload = perf_common::workload::OTHER;
             key.domain = OTHER;

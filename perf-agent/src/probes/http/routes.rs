@@ -175,10 +175,7 @@ impl Routes {
             return Some(Arc::clone(shown));
         }
         let text: Arc<str> = match self.known.get(&fingerprint) {
-            Some(Known::Pattern(text)) => Arc::clone(text),
-            Some(Known::Path(path)) => {
-                path.text(self.rules.collapsed(workload, &path.segments(), path.collapsed)).into()
-            }
+            Some(known) => self.text(workload, known),
             None if fingerprint != route::OTHER
                 && !is_over(self.unnamed.entry(fingerprint).or_insert_with(Instant::now)) =>
             {
@@ -188,6 +185,23 @@ impl Routes {
         };
         self.shown.insert((workload, fingerprint), Arc::clone(&text));
         Some(text)
+    }
+
+    /// What it would be called by now, without it being decided: one request is no reason for a series.
+    pub(super) fn name_so_far(&self, workload: u64, fingerprint: u64) -> Arc<str> {
+        if let Some(shown) = self.shown.get(&(workload, fingerprint)) {
+            return Arc::clone(shown);
+        }
+        self.known.get(&fingerprint).map_or_else(|| "other".into(), |known| self.text(workload, known))
+    }
+
+    fn text(&self, workload: u64, known: &Known) -> Arc<str> {
+        match known {
+            Known::Pattern(text) => Arc::clone(text),
+            Known::Path(path) => {
+                path.text(self.rules.collapsed(workload, &path.segments(), path.collapsed)).into()
+            }
+        }
     }
 }
 

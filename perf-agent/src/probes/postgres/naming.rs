@@ -13,7 +13,7 @@ use sqlparser::parser::Parser;
 use crate::probes::db::Name;
 
 impl Name {
-    pub(super) fn other() -> Self {
+    pub(crate) fn other() -> Self {
         Self { query_type: OTHER.to_owned(), table: OTHER.to_owned(), is_blocking: false }
     }
 

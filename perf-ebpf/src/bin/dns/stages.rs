@@ -11,16 +11,18 @@ use perf_common::dns::flight::{
 };
 use perf_common::dns::stream::Next;
 use perf_common::dns::{
-    ANSWER, DnsKey, HEAD, Message, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, rcode_index,
+    ANSWER, DnsKey, HEAD, Message, NEED, NONE, NameSample, OTHER, QUERY, ROLE_CLIENT, ROLE_SERVER,
+    is_failure, rcode_index,
 };
 use perf_common::events::Reason;
+use perf_common::request::{self, BY_SOCKET, Small};
 use perf_common::workload;
 use perf_ebpf::count::{Events, add, contains, get_or_insert, observe};
 use perf_ebpf::{get, who};
 
 use super::{
-    CARRY_WORDS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO, MAX_DOMAINS, SAMPLES,
-    STREAMS, StreamKey, TABLE, TASK, WORKLOADS, Work, work,
+    CARRY_WORDS, DOMAINS, EARLY, EVENTS, FLIGHT_ZERO, FLIGHTS, HEARD_AT, LANE_ZERO, MAX_DOMAINS, SAMPLED,
+    SAMPLES, STREAMS, StreamKey, TABLE, TASK, WORKLOADS, Work, sample_request, work,
 };
 
 /// How many pieces of memory one message is gathered from.
@@ -251,7 +253,19 @@ impl Ledger for Books {
             | u64::from(ended.outcome) << 8
             | u64::from(self.key.role) << 16
             | u64::from(ended.retransmits) << 32;
-        record(self.workload, ended.name, rest, ended.took);
+        let domain = record(self.workload, ended.name, rest, ended.took);
+        let failed = is_failure(ended.outcome);
+        // Not within the function above, which has left too little of the stack.
+        if SAMPLED.want(failed, ended.took) {
+            let small = Small {
+                protocol: request::DNS,
+                flags: request::flags(self.key.role == ROLE_SERVER, failed) | BY_SOCKET,
+                status: u16::from(ended.outcome),
+                kind: ended.qtype,
+                count: 1,
+            };
+            sample_request(self.workload, domain, self.key.sk, small.pack(), ended.took);
+        }
     }
 
     #[inline(always)]
@@ -286,7 +300,7 @@ fn fence() {
     Events(&EVENTS).nothing();
 }
 
-/// Counts one lookup of `ns`; `rest` is type, outcome, role and retransmits.
+/// Counts one lookup of `ns`; `rest` is type, outcome, role and retransmits. The domain under which it was counted.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) -> u64 {
@@ -305,7 +319,7 @@ pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) ->
     let other = DnsKey { workload: workload::OTHER, domain: OTHER, ..key };
     let Some(cell) = TABLE.find_or(&key, &other) else {
         events.dropped(Reason::MapFull, 1);
-        return 0;
+        return OTHER;
     };
     // SAFETY: fields of a live element.
     unsafe {
@@ -315,7 +329,7 @@ pub(super) extern "C" fn record(workload: u64, name: u64, rest: u64, ns: u64) ->
         observe(&raw mut (*cell.value).duration, ns);
     }
     events.recorded();
-    0
+    key.domain
 }
 
 /// What to count a name under: itself while there is room, and only if it exists. A flood of names that nobody has would

@@ -6,7 +6,7 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use aya_ebpf::maps::{Array, LruHashMap};
 use perf_common::bytes::opaque;
 use perf_common::clients::{DECIDED, Place, RANKS, REGISTERS, Register, SETS, stamp};
 use perf_ebpf::kernel::Ptr;

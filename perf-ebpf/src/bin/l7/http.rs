@@ -25,12 +25,16 @@ use perf_common::http::parse::{Parsed, Pass};
 use perf_common::http::{Conn, Exchange, Half, HttpKey, Io, RouteSample, SAMPLE, step};
 use perf_common::l7::{Direction, HTTP, ROLE_CLIENT, ROLE_SERVER};
 use perf_common::peer::CLASS_OTHER;
+use perf_common::request::{self, Small};
 use perf_common::route;
 use perf_common::route::rules::{Collapse, Outcome, Patterns, State, Step, Summary, matching};
 use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 
-use super::{EVENTS, End, RECEIVED_MORE, RETURNED_MORE, SENT_MORE, WORK, Work as Scratch, clients, owner};
+use super::{
+    EVENTS, End, RECEIVED_MORE, RETURNED_MORE, SAMPLED, SENT_MORE, WORK, Work as Scratch, clients, owner,
+    sample_request,
+};
 
 // As many as the configuration asks for.
 perf_ebpf::table!(HttpKey => Histogram, 10_240, INDEX, CELLS, FREE, RECENT);
@@ -213,12 +217,11 @@ impl Io for Kernel<'_> {
 
     #[inline(always)]
     fn record(&mut self, conn: &Conn, exchange: &Exchange) {
-        let server = conn.role == ROLE_SERVER;
-        let role = if server { ROLE_SERVER } else { ROLE_CLIENT };
-        let route_or_peer = if server { exchange.route } else { conn.peer };
+        let role = if conn.role == ROLE_SERVER { ROLE_SERVER } else { ROLE_CLIENT };
         let rest = u64::from(exchange.status) | u64::from(exchange.method) << 16 | u64::from(role) << 24;
-        let cell = record(conn.workload, route_or_peer, rest, exchange.end.saturating_sub(exchange.start));
-        if server && cell != 0 {
+        let ns = exchange.end.saturating_sub(exchange.start);
+        let cell = record(conn.workload, exchange.route, conn.peer, rest, ns);
+        if role == ROLE_SERVER && cell != 0 {
             clients::note(self.sk, cell - 1, exchange.end);
         }
     }
@@ -411,13 +414,15 @@ pub(super) extern "C" fn name_route(place: u64, route: u64, at: u64, len: u64) -
 /// connection that ends in an interrupt is recorded while another one is being parsed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn record(workload: u64, route_or_peer: u64, rest: u64, ns: u64) -> u64 {
+pub(super) extern "C" fn record(workload: u64, route: u64, peer: u64, rest: u64, ns: u64) -> u64 {
+    let (status, method, role) = (rest as u16, (rest >> 16) as u8, (rest >> 24) as u8);
+    let is_server = role == ROLE_SERVER;
     let mut key = HttpKey {
         workload,
-        route_or_peer,
-        status: rest as u16,
-        method: (rest >> 16) as u8,
-        role: (rest >> 24) as u8,
+        route_or_peer: if is_server { route } else { peer },
+        status,
+        method,
+        role,
         pad: 0,
     };
     let Some(used) = CELLS_USED.get_ptr_mut(0) else { return 0 };
@@ -426,7 +431,7 @@ pub(super) extern "C" fn record(workload: u64, route_or_peer: u64, rest: u64, ns
     if cell.is_none() {
         // SAFETY: a live element.
         if unsafe { used.read_volatile() } >= MAX_CELLS.load() {
-            key.route_or_peer = if key.role == ROLE_SERVER { route::OTHER } else { u64::from(CLASS_OTHER) };
+            key.route_or_peer = if is_server { route::OTHER } else { u64::from(CLASS_OTHER) };
         }
         cell = TABLE.find_or_make(&key);
     }
@@ -439,5 +444,12 @@ pub(super) extern "C" fn record(workload: u64, route_or_peer: u64, rest: u64, ns
     }
     observe(cell.value, ns);
     events.recorded();
+    let failed = status >= 500;
+    if SAMPLED.want(failed, ns) {
+        let flags = request::flags(is_server, failed);
+        let small = Small { protocol: request::HTTP, flags, status, kind: method, count: 1 };
+        // Only a server's route has a name.
+        sample_request(workload, if is_server { route } else { 0 }, peer, small.pack(), ns);
+    }
     u64::from(cell.at) + 1
 }

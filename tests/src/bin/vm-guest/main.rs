@@ -114,6 +114,7 @@ fn check(plan: &Plan) -> Result<()> {
     let switches =
         after.sum("sched_context_switches_total", &[]) - before.sum("sched_context_switches_total", &[]);
     println!("@@COUNT sched_context_switches_total expected=>0 got={switches} missed=0");
+    samples(missed(&after, probes_of("http")))?;
     contract(&after);
     if !expected.iter().all(|count| count.got(&before, &after).total_cmp(&count.expected).is_eq()) {
         println!(
@@ -136,6 +137,23 @@ fn check(plan: &Plan) -> Result<()> {
 /// one that timed out.
 fn missed(page: &Page, probes: &[&str]) -> f64 {
     probes.iter().map(|probe| page.sum("perf_agent_missed_runs_total", &[("probe", probe)])).sum()
+}
+
+/// The server's failed requests are shown one by one, with the address that they came from.
+fn samples(missed: f64) -> Result<()> {
+    let path = format!("/requests?service={}&errors=true", traffic::SERVER);
+    let expected = traffic::FAILED as usize;
+    let start = Instant::now();
+    loop {
+        let shown = traffic::get(AGENT, &path)?;
+        let of = |text: &str| shown.matches(text).count();
+        let got = of("\"route\": \"/fail/{id}\"").min(of("\"peer\": \"127.0.0.1:"));
+        if got >= expected || start.elapsed() > Duration::from_secs(10) {
+            println!("@@COUNT requests_shown expected={expected} got={got} missed={missed}");
+            return Ok(());
+        }
+        sleep(Duration::from_millis(200));
+    }
 }
 
 /// What a probe saw is recorded or dropped for a reason. Only the request for this very page is still under way, seen at

@@ -24,7 +24,9 @@ const KEPT_CONNECTIONS: u32 = 2;
 /// Names below one path, over a connection of their own: more than the agent lets a place have, and some when it has a rule.
 const CROWD: u32 = 60;
 const LATE: u32 = 20;
-const SERVER: &str = "vm-server";
+/// Requests that are answered by an error. Few enough that the agent samples each at both ends.
+pub(crate) const FAILED: u32 = 2;
+pub(crate) const SERVER: &str = "vm-server";
 const CLIENT: &str = "vm-client";
 
 impl Plan {
@@ -44,8 +46,10 @@ impl Plan {
     /// What the agent should have counted of it.
     pub(crate) fn expected(&self) -> Vec<Expected> {
         let Requests { keep_alive, closing } = self.0;
-        let (requests, connections) =
-            (f64::from(keep_alive + closing + CROWD + LATE), f64::from(KEPT_CONNECTIONS + closing + 1));
+        let (requests, connections) = (
+            f64::from(keep_alive + closing + CROWD + LATE + FAILED),
+            f64::from(KEPT_CONNECTIONS + closing + 1),
+        );
         vec![
             Expected::of("http_requests_total", &[("service", SERVER)], requests),
             Expected::of("http_request_duration_seconds_count", &[("service", SERVER)], requests),
@@ -98,25 +102,30 @@ fn answer(mut stream: TcpStream) -> Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let mut close = false;
+        let mut status = "200 OK";
         let mut line = String::new();
         loop {
             line.clear();
             if reader.read_line(&mut line)? == 0 {
                 return Ok(());
             }
+            if line.starts_with("GET /fail/") {
+                status = "500 Internal Server Error";
+            }
             close |= line.eq_ignore_ascii_case("connection: close\r\n");
             if line == "\r\n" {
                 break;
             }
         }
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")?;
+        stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 3\r\n\r\nok\n").as_bytes())?;
         if close {
             return Ok(());
         }
     }
 }
 
-/// Asks for two routes in turn over connections that stay, then once over each of many, then for a crowd of routes.
+/// Asks for two routes in turn over connections that stay, then once over each of many, then for a crowd of routes, and for
+/// what fails.
 pub(crate) fn request(port: u16, Requests { keep_alive, closing }: Requests) -> Result<()> {
     call_me(CLIENT);
     for connection in 0..KEPT_CONNECTIONS {
@@ -141,6 +150,9 @@ pub(crate) fn request(port: u16, Requests { keep_alive, closing }: Requests) -> 
         }
         let letters = [b'g' + (n / 10) as u8, b'g' + (n % 10) as u8].map(char::from);
         ask(&mut stream, &format!("/crowd/{}", String::from_iter(letters)), "keep-alive")?;
+    }
+    for n in 0..FAILED {
+        ask(&mut stream, &format!("/fail/{n}"), "keep-alive")?;
     }
     Ok(())
 }

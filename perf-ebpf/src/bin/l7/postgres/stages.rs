@@ -6,17 +6,19 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use perf_common::block::{BLOCK, Block};
 use perf_common::bytes::opaque;
-use perf_common::db::DbKey;
+use perf_common::db::{DbKey, REDIS};
 use perf_common::events::Reason;
 use perf_common::l7::ROLE_CLIENT;
 use perf_common::peer::CLASS_OTHER;
 use perf_common::postgres::message::is_chain;
 use perf_common::postgres::{Settle, StatementKey};
+use perf_common::redis::verb;
+use perf_common::request::{self, DATABASES, Small};
 use perf_common::sql::{OTHER, SqlSample, Statement, TEXT};
 use perf_ebpf::count::{add, observe_many};
 use perf_ebpf::syscall::Payload;
 
-use super::super::{WORK, Work as Scratch};
+use super::super::{SAMPLED, WORK, Work as Scratch, sample_request};
 use super::{CUT, DB_USED, Ending, MAX_DB_CELLS, NAMED, SQL_SAMPLES, STATEMENTS, TABLE, Work};
 
 /// The first up to eight bytes from `offset` on; 0 where they cannot be had.
@@ -265,11 +267,27 @@ pub(super) extern "C" fn settle_waiting(place: u64, what: u64, reason: u64, most
     0
 }
 
-/// Counts queries of `ns` each; `rest` is as [`DbKey::rest`] has it. 1 if they were counted. It must not use `WORK`: a
-/// connection that ends in an interrupt is recorded while another one is being parsed.
+/// Counts queries of `ns` each, and samples them if they are wanted; `rest` is as [`DbKey::rest`] has it. 1 if they were
+/// counted. It must not use `WORK`: a connection that ends in an interrupt is recorded while another one is being parsed.
+#[inline(always)]
+pub(in super::super) fn record_query(workload: u64, fingerprint: u64, peer: u64, rest: u64, ns: u64) -> u64 {
+    let counted = count_query(workload, fingerprint, peer, rest, ns);
+    let (role, failed, system) = (rest as u8, (rest >> 8) as u8, (rest >> 16) as u8);
+    // What is meant to wait is not slow. Not within the function above, which has left too little of the stack.
+    if SAMPLED.want(failed != 0, ns)
+        && (failed != 0 || system != REDIS || !verb::is_blocking(fingerprint as u8))
+    {
+        let flags = request::flags(role != ROLE_CLIENT, failed != 0);
+        let (protocol, status) = (DATABASES + system, u16::from(failed));
+        let small = Small { protocol, flags, status, kind: 0, count: (rest >> 32) as u32 };
+        sample_request(workload, fingerprint, peer, small.pack(), ns);
+    }
+    counted
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(in super::super) extern "C" fn record_query(
+pub(in super::super) extern "C" fn count_query(
     workload: u64,
     fingerprint: u64,
     peer: u64,
