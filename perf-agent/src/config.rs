@@ -78,6 +78,7 @@ pub(crate) struct Probes {
     pub(crate) http: Http,
     pub(crate) postgres: Postgres,
     pub(crate) redis: Redis,
+    pub(crate) mysql: Mysql,
     pub(crate) max_db_series: MaxSeries,
     pub(crate) connection_pools: Pools,
     pub(crate) dns: Dns,
@@ -87,11 +88,12 @@ impl Probes {
     /// Each slice's name and whether it is switched on, in the order in which they are shown. All protocols above TCP are one.
     pub(crate) fn enabled(&self) -> [(&'static str, bool); 4] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
-        let Self { tcp, sched, http, postgres, redis, max_db_series: _, connection_pools: _, dns } = self;
+        let Self { tcp, sched, http, postgres, redis, mysql, max_db_series: _, connection_pools: _, dns } =
+            self;
         [
             ("tcp", tcp.enabled),
             ("sched", sched.enabled),
-            ("l7", http.enabled || postgres.enabled || redis.enabled),
+            ("l7", http.enabled || postgres.enabled || redis.enabled || mysql.enabled),
             ("dns", dns.enabled),
         ]
     }
@@ -165,6 +167,19 @@ pub(crate) struct Redis {
 }
 
 impl Default for Redis {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Mysql {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Mysql {
     fn default() -> Self {
         Self { enabled: true }
     }

@@ -105,6 +105,7 @@ mod tests {
         config.probes.http.enabled = false;
         config.probes.postgres.enabled = false;
         config.probes.redis.enabled = false;
+        config.probes.mysql.enabled = false;
         config.probes.dns.enabled = false;
         assert!(broken(&config, &example()).is_empty());
         assert_eq!(broken(&config, &[]), ["tcp"]);

@@ -4,6 +4,7 @@ mod db;
 mod dns;
 mod http;
 mod l7;
+mod mysql;
 mod pools;
 mod postgres;
 mod redis;
@@ -19,7 +20,7 @@ use aya::Ebpf;
 use perf_common::clients::SETS;
 use perf_common::events::{COUNTERS, DROPPED, REASONS, RECORDED, SEEN};
 use perf_common::histogram::Histogram;
-use perf_common::l7::{HTTP, POSTGRES, REDIS};
+use perf_common::l7::{HTTP, MYSQL, POSTGRES, REDIS};
 use perf_common::peer::{Peer, class_name};
 use perf_common::request::Request;
 use perf_common::workload::Workload;
@@ -133,7 +134,8 @@ impl Probes {
             files: files.clone().unwrap_or_default(),
             protocols_on: u64::from(config.probes.http.enabled) << HTTP
                 | u64::from(config.probes.postgres.enabled) << POSTGRES
-                | u64::from(config.probes.redis.enabled) << REDIS,
+                | u64::from(config.probes.redis.enabled) << REDIS
+                | u64::from(config.probes.mysql.enabled) << MYSQL,
             max_cells: config.probes.http.max_series.get().into(),
             max_db_cells: config.probes.max_db_series.get().into(),
             max_domains: dns::max_domains(config).into(),
@@ -281,7 +283,7 @@ impl Status {
             state: State::Disabled,
             reason: "switched off in the configuration".to_owned(),
             remedy: match probe {
-                "l7" => "set enabled to true for a protocol: probes.http, probes.postgres or probes.redis"
+                "l7" => "set enabled to true for a protocol: probes.http, probes.postgres, probes.redis or probes.mysql"
                     .to_owned(),
                 _ => format!("set probes.{probe}.enabled to true"),
             },

@@ -3,15 +3,17 @@
 use crate::histogram::{CELLS, Histogram};
 
 /// The `db_system` of a [`DbKey`], by number.
-pub const SYSTEMS: [&str; 2] = ["postgresql", "redis"];
+pub const SYSTEMS: [&str; 3] = ["postgresql", "redis", "mysql"];
 pub const POSTGRESQL: u8 = 0;
 pub const REDIS: u8 = 1;
+pub const MYSQL: u8 = 2;
 
 /// The system whose protocol has this number among [`crate::l7`]'s.
 #[inline(always)]
 pub const fn system_of(protocol: u8) -> u8 {
     match protocol {
         crate::l7::REDIS => REDIS,
+        crate::l7::MYSQL => MYSQL,
         _ => POSTGRESQL,
     }
 }
@@ -47,6 +49,17 @@ impl DbKey {
         u64::from(role) | u64::from(failed) << 8 | u64::from(system) << 16 | u64::from(count) << 32
     }
 }
+
+/// What a prepared statement or a portal is found by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StatementKey {
+    /// The socket's address.
+    pub sk: u64,
+    pub name: u64,
+}
+
+crate::pod!(StatementKey: 16);
 
 impl crate::cells::Key for DbKey {
     #[inline(always)]

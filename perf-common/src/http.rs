@@ -321,7 +321,7 @@ impl Conn {
         if self.role == ROLE_OPAQUE {
             return true;
         }
-        if self.role != ROLE_UNKNOWN || self.misses < EAGER_MISSES {
+        if self.role != ROLE_UNKNOWN || self.misses < EAGER_MISSES || self.offered != PROTOCOL_UNKNOWN {
             return false;
         }
         let same = self.last_direction == direction as u8;

@@ -22,10 +22,11 @@ pub const PROTOCOL_UNKNOWN: u8 = 0;
 pub const HTTP: u8 = 1;
 pub const POSTGRES: u8 = 2;
 pub const REDIS: u8 = 3;
+pub const MYSQL: u8 = 4;
 /// Not told by what a connection's bytes are, but by its kind of socket and its ports.
-pub const DNS: u8 = 4;
+pub const DNS: u8 = 5;
 /// How many there are, unknown included; the length of the arrays of programs.
-pub const PROTOCOLS: u32 = 5;
+pub const PROTOCOLS: u32 = 6;
 
 /// One socket call on its way through a protocol's `step`.
 #[derive(Clone, Copy)]

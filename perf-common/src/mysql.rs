@@ -74,7 +74,7 @@ pub struct Pending {
 pub struct Conn {
     /// Who owns the socket ([`crate::workload::Workload::id`]); 0 until known.
     pub workload: u64,
-    /// The remote end ([`crate::peer::Peer::id`]).
+    /// Of a client, the remote end ([`crate::peer::Peer::id`]); of a server, its socket.
     pub peer: u64,
     /// The first byte of the client's packet being read.
     pub start: u64,
@@ -165,6 +165,25 @@ pub trait Io {
     fn dropped(&mut self, reason: Reason, count: u32);
 }
 
+/// How much of a statement there has to be where a call does not bring all of it.
+const MUCH: u32 = 512;
+
+/// Whether a call of `total` bytes that begins with these eight may be a server's greeting or a client's statement, or the
+/// header of one in a call of its own.
+#[inline(always)]
+pub fn may_begin(head: u64, total: u32) -> bool {
+    let whole = (head & 0x00ff_ffff) as u32 + 4;
+    let fits = total == whole || total < whole && total >= MUCH;
+    let alone = total == 4 && whole > total;
+    (head >> 24) as u8 == 0 && (alone || fits && is_beginning((head >> 32) as u8))
+}
+
+/// Whether the body of a connection's first packet that is seen can begin with this.
+#[inline(always)]
+fn is_beginning(first: u8) -> bool {
+    matches!(first, QUERY | PREPARE | EXECUTE | PROCESS_INFO)
+}
+
 /// Moves the connection over the next part of a call. Call it until `call.done` reaches `call.total`; each time makes
 /// progress.
 #[inline(always)]
@@ -219,9 +238,17 @@ pub fn step<I: Io>(conn: &mut Conn, io: &mut I, call: &mut Call) {
 }
 
 impl Conn {
+    /// Whether bytes of this direction belong to requests, on a connection whose role is known.
     #[inline(always)]
-    fn is_request(&self, direction: Direction) -> bool {
+    pub fn is_request(&self, direction: Direction) -> bool {
         (self.role == ROLE_SERVER) == (direction as u8 == Direction::Received as u8)
+    }
+
+    /// Whether what may be a greeting or a statement was cut, and more is needed to tell.
+    #[inline(always)]
+    pub fn has_beginning(&self) -> bool {
+        let half = &self.half[REQUEST];
+        self.role == ROLE_UNKNOWN && (half.phase != HEAD || half.have != 0)
     }
 
     /// Whether a call of this direction needs no look at its bytes: the fast way out for foreign protocols.
@@ -266,7 +293,7 @@ impl Conn {
         }
         let head = io.peek(call);
         let length = (head & 0x00ff_ffff) as u32;
-        let begins = matches!((head >> 32) as u8, QUERY | PREPARE | EXECUTE | PROCESS_INFO);
+        let begins = is_beginning((head >> 32) as u8);
         let fits = length > 1 && (head >> 24) as u8 == 0 && call.total <= length + 4;
         if call.total < 4 || fits && (call.total == 4 || begins) {
             return true;
@@ -403,7 +430,7 @@ impl Conn {
 
     /// How many commands wait.
     #[inline(always)]
-    fn waiting(&self) -> u32 {
+    pub fn waiting(&self) -> u32 {
         self.tail.wrapping_sub(self.head)
     }
 

@@ -106,17 +106,6 @@ pub struct Exchange {
     pub failed: bool,
 }
 
-/// What a prepared statement or a portal is found by.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct StatementKey {
-    /// The socket's address.
-    pub sk: u64,
-    pub name: u64,
-}
-
-crate::pod!(StatementKey: 16);
-
 /// What [`step`] needs of the world.
 pub trait Io {
     /// The call's bytes from its position on, up to eight, the first one lowest; 0 where they cannot be had.

@@ -68,7 +68,9 @@ crate::pod!(Statement: TEXT + 24 + 32);
 #[derive(Clone, Copy)]
 pub struct SqlSample {
     pub fingerprint: u64,
-    pub len: u64,
+    pub len: u32,
+    /// In whose language: an index into [`crate::db::SYSTEMS`].
+    pub system: u32,
     /// The text's bytes, the first one lowest in each word; zero behind its end.
     pub text: [u64; TEXT / 8],
 }

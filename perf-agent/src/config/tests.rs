@@ -75,7 +75,7 @@ fn refusals_name_the_place_and_the_remedy() {
         ),
         (
             "probes:\n  kafka: {}\n",
-            "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http, postgres, redis, max_db_series, connection_pools, dns",
+            "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http, postgres, redis, mysql, max_db_series, connection_pools, dns",
         ),
         (
             "paths: {}\n",

@@ -1,29 +1,37 @@
 //! Queries to databases, server and client side, whatever the protocol: one table of cells.
 
+mod naming;
+mod statements;
+
 use std::collections::BTreeMap;
 
 use aya::Ebpf;
-use perf_common::db::{DbKey, REDIS, SYSTEMS};
+use perf_common::db::{DbKey, MYSQL, REDIS, SYSTEMS};
 use perf_common::histogram::Histogram;
 use perf_common::l7::{ROLE_SERVER, ROLE_UNKNOWN};
 use perf_common::request::{DATABASES, Request};
 use perf_common::workload::OTHER;
 
-use super::postgres::Postgres;
-use super::redis::{self, Redis};
-use super::{Account, Names, Write, merged};
+pub(super) use self::naming::Language;
+use self::statements::Statements;
+use super::{Account, Names, Write, merged, mysql, postgres, redis};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::maps::Table;
+use crate::maps::{Counters, Table};
 use crate::page::{Kind, Page};
 use crate::requests::What;
 
 /// The databases' part of the slice.
 pub(super) struct Db {
     table: Table,
-    /// The protocols that are switched on.
-    postgres: Option<Postgres>,
-    redis: Option<Redis>,
+    statements: Statements,
+    /// What became of the events of each protocol that is switched on.
+    events: Vec<(&'static str, Counters)>,
+}
+
+/// The language of a system's statements.
+fn language(system: u8) -> &'static Language {
+    if system == MYSQL { &mysql::LANGUAGE } else { &postgres::LANGUAGE }
 }
 
 /// What a query is called.
@@ -46,6 +54,15 @@ struct Series {
     failed: bool,
 }
 
+/// The name of what is no statement: it has one from the start.
+fn settled(system: u8, fingerprint: u64) -> Option<Name> {
+    match system {
+        REDIS => Some(redis::name(fingerprint)),
+        MYSQL => mysql::command(fingerprint),
+        _ => None,
+    }
+}
+
 impl Db {
     pub(super) fn prepare(object: &mut Ebpf) -> anyhow::Result<()> {
         Table::prepare::<_, Histogram>(object, "DB_", &[DbKey { workload: OTHER, ..DbKey::default() }])
@@ -53,34 +70,40 @@ impl Db {
 
     /// Once its programs are loaded, which need the maps to be in the object.
     pub(super) fn take(object: &mut Ebpf, config: &Config) -> anyhow::Result<Self> {
-        let (postgres, redis) = (config.probes.postgres.enabled, config.probes.redis.enabled);
+        let probes = &config.probes;
+        let protocols = [
+            ("postgres", probes.postgres.enabled, "PG_EVENTS"),
+            ("redis", probes.redis.enabled, "RD_EVENTS"),
+            ("mysql", probes.mysql.enabled, "MY_EVENTS"),
+        ];
+        let on = protocols.into_iter().filter(|(_, enabled, _)| *enabled);
+        let events = on.map(|(probe, _, events)| Ok((probe, Counters::take(object, events)?)));
         Ok(Self {
+            events: events.collect::<anyhow::Result<_>>()?,
             table: Table::take(object, "DB_")?,
-            postgres: postgres.then(|| Postgres::take(object)).transpose()?,
-            redis: redis.then(|| Redis::take(object)).transpose()?,
+            statements: Statements::take(object)?,
         })
     }
 
     pub(super) fn learn(&mut self) {
-        self.postgres.iter_mut().for_each(Postgres::learn);
+        self.statements.learn();
     }
 
     /// What a request asked for.
     pub(super) fn what(&self, request: &Request) -> What {
-        let name = if request.protocol == DATABASES + REDIS {
-            redis::name(request.what)
-        } else {
-            self.postgres.as_ref().map_or_else(Name::other, |postgres| postgres.name_so_far(request.what))
-        };
+        let system = request.protocol.saturating_sub(DATABASES);
+        let name = settled(system, request.what)
+            .or_else(|| self.statements.name_so_far(system, request.what))
+            .unwrap_or_else(Name::other);
         What { query_type: name.query_type, table: name.table, ..What::default() }
     }
 
     pub(super) fn accounts(&self) -> impl Iterator<Item = Account> {
-        self.postgres.iter().map(Postgres::account).chain(self.redis.iter().map(Redis::account))
+        self.events.iter().map(|(probe, events)| Account { probe, events: events.sums() })
     }
 
     pub(super) fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { table, postgres, redis: _ } = self;
+        let Self { table, statements, events: _ } = self;
         let mut server = Vec::new();
         let mut client = Vec::new();
         table.each::<DbKey, Histogram>(|_, key, histogram| {
@@ -89,11 +112,7 @@ impl Db {
                 // The table's first cell, which has no use here: what finds no room is `other` per workload.
                 return;
             }
-            let name = if system == REDIS {
-                Some(redis::name(fingerprint))
-            } else {
-                postgres.as_mut().and_then(|postgres| postgres.name(fingerprint))
-            };
+            let name = settled(system, fingerprint).or_else(|| statements.name(system, fingerprint));
             let Some(name) = name else { return };
             let is_server = role == ROLE_SERVER;
             let series = Series {

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use aya::maps::Array;
-use perf_common::l7::{HTTP, POSTGRES, REDIS};
+use perf_common::l7::{HTTP, MYSQL, POSTGRES, REDIS};
 use perf_common::request::{self, Request};
 
 use super::db::Db;
@@ -19,7 +19,9 @@ const SHARED: [Hook; 2] =
     [Hook::tracepoint("closing", "inet_sock_set_state"), Hook::tracepoint("arrived", "tcp_rcv_space_adjust")];
 
 /// From 6.3 on. What is called comes before what calls it.
-const BY_SOCKET: [Hook; 8] = [
+const BY_SOCKET: [Hook; 10] = [
+    Hook::tail("my_sent", "sock_send_length", "SENT_MORE", MYSQL),
+    Hook::tail("my_received", "sock_recv_length", "RECEIVED_MORE", MYSQL),
     Hook::tail("rd_sent", "sock_send_length", "SENT_MORE", REDIS),
     Hook::tail("rd_received", "sock_recv_length", "RECEIVED_MORE", REDIS),
     Hook::tail("pg_sent", "sock_send_length", "SENT_MORE", POSTGRES),
@@ -31,7 +33,8 @@ const BY_SOCKET: [Hook; 8] = [
 ];
 
 /// Before 6.3.
-const BY_DESCRIPTOR: [Hook; 4] = [
+const BY_DESCRIPTOR: [Hook; 5] = [
+    Hook::tail("my_returned", "sys_exit", "RETURNED_MORE", MYSQL),
     Hook::tail("rd_returned", "sys_exit", "RETURNED_MORE", REDIS),
     Hook::tail("pg_returned", "sys_exit", "RETURNED_MORE", POSTGRES),
     Hook::tail("returned_more", "sys_exit", "RETURNED_MORE", HTTP),
@@ -72,6 +75,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
             ("CONNS_BY_ADDR", if by_socket { 1 } else { CONNS_BY_ADDR }),
             ("PG_BY_ADDR", if by_socket { 1 } else { DB_BY_ADDR }),
             ("RD_BY_ADDR", if by_socket { 1 } else { DB_BY_ADDR }),
+            ("MY_BY_ADDR", if by_socket { 1 } else { DB_BY_ADDR }),
         ];
         if config.derived_metrics.has_clients() {
             sizes.extend(http::client_sizes(http_cells));
@@ -96,6 +100,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
             ("http", config.probes.http.enabled),
             ("postgres", config.probes.postgres.enabled),
             ("redis", config.probes.redis.enabled),
+            ("mysql", config.probes.mysql.enabled),
         ];
         status.extend(
             on.iter().filter(|(_, enabled)| !enabled).map(|(protocol, _)| Status::disabled(protocol)),

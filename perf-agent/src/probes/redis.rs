@@ -1,26 +1,8 @@
 //! Redis' part of [`super::db`]: its verbs are their own names. See `perf-ebpf/src/bin/l7/redis.rs`.
 
-use aya::Ebpf;
 use perf_common::redis::verb::{self, VERBS};
 
-use super::Account;
 use super::db::Name;
-use crate::maps::Counters;
-
-pub(super) struct Redis {
-    events: Counters,
-}
-
-impl Redis {
-    /// Once its programs are loaded, which need the maps to be in the object.
-    pub(super) fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
-        Ok(Self { events: Counters::take(object, "RD_EVENTS")? })
-    }
-
-    pub(super) fn account(&self) -> Account {
-        Account { probe: "redis", events: self.events.sums() }
-    }
-}
 
 /// What the command of this number is called.
 pub(super) fn name(number: u64) -> Name {

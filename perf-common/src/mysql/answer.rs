@@ -1,11 +1,12 @@
 //! What the server's packets say of the commands that wait.
 
 use super::message::{
-    AFTER_DEFINITIONS, BAD, BULK_EXECUTE, CHANGE_USER, DEFINITIONS, EOF, ERROR, EXECUTE, FETCH, FIELD_LIST,
-    FIRST, Found, Half, PACKET, PREPARE, PREPARED, PREPARING, QUERY, ROWS, STATISTICS, byte, status, width,
+    AFTER_DEFINITIONS, ASKS_FILE, BAD, BULK_EXECUTE, CHANGE_USER, DEFINITIONS, EOF, ERROR, EXECUTE, FETCH,
+    FIELD_LIST, FILE, FIRST, Found, Half, PACKET, PREPARE, PREPARED, PREPARING, QUERY, ROWS, STATISTICS,
+    byte, status, width,
 };
-use super::{Conn, DOES_NOT_ESCAPE, ESCAPES, Exchange, Io, PREPARED_NAME, Pending, RESPONSE};
-use crate::http::{Call, ROLE_CLIENT};
+use super::{Conn, DOES_NOT_ESCAPE, ESCAPES, Exchange, Io, PREPARED_NAME, Pending, REQUEST, RESPONSE};
+use crate::l7::{Call, ROLE_CLIENT};
 
 /// Bits of the server's status.
 const MORE_RESULTS: u64 = 1 << 3;
@@ -46,7 +47,7 @@ impl Conn {
                 0 => length >= 7,
                 EOF => false,
                 ERROR => length >= 3,
-                0xfb => true,
+                ASKS_FILE => true,
                 _ => length == short || length == short + 1,
             };
             if seq != 1 || !plausible {
@@ -119,8 +120,11 @@ impl Conn {
             self.half[RESPONSE].expect = ROWS;
             return;
         }
-        if command == CHANGE_USER && first != 0 || first == 0xfb {
+        if command == CHANGE_USER && first != 0 || first == ASKS_FILE {
             // The server asks for more: another password, or a file.
+            if command == QUERY {
+                self.half[REQUEST].expect = FILE;
+            }
             return;
         }
         if first == EOF && matches!(command, QUERY | EXECUTE | BULK_EXECUTE | PREPARE) {

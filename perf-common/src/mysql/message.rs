@@ -43,6 +43,8 @@ pub const ROWS: u8 = 3;
 pub const PREPARING: u8 = 4;
 /// In the client's half: its answer to the greeting comes.
 pub const GREETED: u8 = 5;
+/// There, too: a file comes, up to an empty packet.
+pub const FILE: u8 = 6;
 
 pub const QUIT: u8 = 0x01;
 pub const QUERY: u8 = 0x03;
@@ -64,9 +66,10 @@ pub const LAST_COMMAND: u8 = 0x20;
 /// MariaDB's execution with many rows of parameters.
 pub const BULK_EXECUTE: u8 = 0xfa;
 
-/// The first byte of a marker (or of an OK in its place) and of an error.
+/// The first byte of a marker (or of an OK in its place), of an error, and of a request for a file.
 pub const EOF: u64 = 0xfe;
 pub const ERROR: u64 = 0xff;
+pub const ASKS_FILE: u64 = 0xfb;
 
 /// A body that is continued.
 const FULL: u32 = 0x00ff_ffff;
@@ -286,6 +289,9 @@ impl Pass {
         self.text = [0; 3];
         self.half.phase = START;
         if continues || self.half.length == 0 {
+            if !continues && self.half.expect == FILE {
+                self.half.expect = FIRST;
+            }
             self.pass_over();
         }
     }
@@ -294,7 +300,8 @@ impl Pass {
     #[inline(always)]
     pub fn command(&mut self, block: &Block, statement: &mut Statement) {
         let greeted = self.half.expect == GREETED;
-        if self.half.seq != 0 && !greeted {
+        // Numbers begin again behind 255, and a file can have more packets than that.
+        if self.half.seq != 0 && !greeted || self.half.expect == FILE {
             self.out.event = REPLY;
             return self.pass_over();
         }

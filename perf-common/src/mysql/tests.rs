@@ -321,6 +321,31 @@ fn too_many_that_are_sent_ahead_end_the_count_but_not_the_connection() {
 }
 
 #[test]
+fn a_file_can_have_more_packets_than_there_are_numbers() {
+    let turns = hello();
+    let (ask, asked) = (query("load data local infile 'x' into table t"), p(1, b"\xfbx"));
+    let file: Vec<u8> = (2..600_u32).flat_map(|n| p(n as u8, b"\x03not a query")).chain(p(88, b"")).collect();
+    let (done, one, next) = (ok(89), query("do 1"), ok(1));
+    for client in [true, false] {
+        for piece in [file.len(), 16_384, 5] {
+            let mut end = End::new(client);
+            end.say(&turns);
+            end.call(true, &ask);
+            end.call(false, &asked);
+            for part in file.chunks(piece) {
+                end.call(true, part);
+            }
+            end.call(false, &done);
+            end.call(true, &one);
+            end.call(false, &next);
+            let text = "load data local infile ? into table t";
+            assert_eq!(end.counts(), [("do ?".to_owned(), false, 1), (text.to_owned(), false, 1)]);
+            assert_eq!(end.io.lost(), 0);
+        }
+    }
+}
+
+#[test]
 fn an_old_connection_is_picked_up_at_its_next_statement() {
     let (one, done, two) = (query("select 1"), ok(1), query("select 2"));
     let rest = [p(77, b"\x01x"), marker(78)].concat();
@@ -413,6 +438,34 @@ fn what_a_connection_leaves_unanswered_is_dropped() {
         let expected: &[_] = if killed { &[] } else { &[(Reason::NoResponse, 1)] };
         assert_eq!(end.io.dropped, expected);
         assert_eq!(end.counts().len(), usize::from(killed));
+    }
+}
+
+#[test]
+fn what_begins_a_connection_is_offered_and_what_other_protocols_begin_with_is_not() {
+    let begins = |bytes: &[u8]| {
+        let mut head = [0; 8];
+        let there = bytes.len().min(8);
+        head[..there].copy_from_slice(&bytes[..there]);
+        may_begin(u64::from_le_bytes(head), bytes.len() as u32)
+    };
+    let greeting = WITH_MARKERS[0].1;
+    let large = query(&"x".repeat(100_000));
+    for yes in [greeting, &greeting[..4], &query("select 1"), &query("select 1")[..4], &large[..16_384]] {
+        assert!(begins(yes), "{yes:?}");
+    }
+    for no in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"*1\r\n$4\r\nPING\r\n",
+        b"PING\r\n",
+        b"Q\0\0\0\x16select a from table\0",
+        b"Q\0\0\0\x0abegin\0",
+        b"\0\0\0\x09\0\x03\0\0\0",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc",
+        b"\0\0\0\0",
+        b"\x01",
+    ] {
+        assert!(!begins(no), "{no:?}");
     }
 }
 

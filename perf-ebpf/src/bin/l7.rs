@@ -24,8 +24,12 @@
 mod follow;
 #[path = "l7/clients.rs"]
 mod clients;
+#[path = "l7/db.rs"]
+mod db;
 #[path = "l7/http.rs"]
 mod http;
+#[path = "l7/mysql.rs"]
+mod mysql;
 #[path = "l7/pools.rs"]
 mod pools;
 #[path = "l7/postgres.rs"]
@@ -41,13 +45,12 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::BtfTracePointContext;
-use perf_common::block::Block;
 use perf_common::bytes::Window;
 use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::l7::{
-    Call, DNS, Direction, HTTP, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, REDIS, ROLE_CLIENT, ROLE_OPAQUE,
-    ROLE_SERVER, ROLE_UNKNOWN,
+    Call, DNS, Direction, HTTP, MYSQL, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, REDIS, ROLE_CLIENT,
+    ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
 };
 use perf_common::peer::Peer;
 use perf_ebpf::kernel::Ptr;
@@ -112,11 +115,10 @@ struct Work {
     /// How many they are; 0 where they could not be had.
     fresh: u64,
     http: http::Work,
-    /// What the databases' protocols look at together, and where in the call it begins.
-    block: Block,
-    block_at: u64,
+    db: db::Work,
     pg: postgres::Work,
     redis: redis::Work,
+    mysql: mysql::Work,
 }
 
 /// When the data arrived that the current task is just reading.
@@ -323,6 +325,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
         postgres::forget(sk);
         redis::forget(sk);
+        mysql::forget(sk);
     }
     0
 }
@@ -381,6 +384,7 @@ fn end(sk: Ptr, conn: &mut Conn, work: &mut Work, what: End) {
     match conn.protocol {
         POSTGRES => postgres::end(sk, what),
         REDIS => redis::end(sk, what),
+        MYSQL => mysql::end(sk, what),
         _ => http::end(sk, conn, work, what),
     }
 }
@@ -392,12 +396,19 @@ fn candidate(conn: &Conn, work: &Work) -> u32 {
         // Its bytes cannot be had; what the window holds is another call's.
         return u32::from(PROTOCOL_UNKNOWN);
     }
+    if conn.offered != PROTOCOL_UNKNOWN {
+        return u32::from(conn.offered);
+    }
     let head = work.window.word(work.fresh_at as usize);
     let total = work.call.total;
-    if is_on(POSTGRES) && (conn.offered == POSTGRES || perf_common::postgres::may_begin(head, total)) {
+    // First what tells the most of itself.
+    if is_on(MYSQL) && perf_common::mysql::may_begin(head, total) {
+        return u32::from(MYSQL);
+    }
+    if is_on(POSTGRES) && perf_common::postgres::may_begin(head, total) {
         return u32::from(POSTGRES);
     }
-    if is_on(REDIS) && (conn.offered == REDIS || perf_common::redis::may_begin(head, total)) {
+    if is_on(REDIS) && perf_common::redis::may_begin(head, total) {
         return u32::from(REDIS);
     }
     u32::from(PROTOCOL_UNKNOWN)

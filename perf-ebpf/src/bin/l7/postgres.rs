@@ -1,63 +1,36 @@
 //! PostgreSQL: the program that follows a call.
 //!
-//! Maps: `PG_CONNS` (socket → state), `STATEMENTS` (socket and name → fingerprint of a prepared statement or a portal), `CUT`
-//! (socket → a statement of which one call brought a part), a table of histograms by workload, fingerprint, peer and
-//! outcome; `NAMED` (fingerprints with a name) and `SQL_SAMPLES` (the normalised text that names a new one).
+//! Maps: `PG_CONNS` (socket → state); its statements and its cells are with those of the other databases.
 //! Metrics: `db_query_duration_seconds`, `db_server_query_duration_seconds`.
 
 #[path = "postgres/stages.rs"]
 mod stages;
 
-use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::PerCpuArray;
 use perf_common::db::{DbKey, POSTGRESQL};
 use perf_common::events::Reason;
-use perf_common::histogram::Histogram;
 use perf_common::l7::{Call, POSTGRES};
 use perf_common::postgres::{
-    Conn, Exchange, Io, Settle, StatementKey,
+    Conn, Exchange, Io, Settle,
     message::{Found, Half, NAME, Pass, SECOND_NAME, SKIP, SQL, STARTUP},
     step,
 };
-use perf_common::sql::{SqlSample, Statement};
 use perf_ebpf::count::{EVENT_COUNTERS, Events};
 use stages::{
-    define, fill_block, fingerprint, is_request_chain, load_statement, lookup, parse_greeting,
-    parse_messages, parse_name, parse_sql, save_statement, settle_waiting,
+    fill_block, is_request_chain, parse_greeting, parse_messages, parse_name, parse_sql, settle_waiting,
 };
-pub(super) use stages::{fill, peek_payload, record_query};
 
 use super::Work as Scratch;
+use super::db::{define, fingerprint, load_statement, lookup, peek_payload, record_query, save_statement};
 
-// As many as the configuration asks for.
-perf_ebpf::table!(DbKey => Histogram, 10_240, DB_INDEX, DB_CELLS, DB_FREE, DB_RECENT);
-
-/// How many cells may be made before new statements and peers are counted as `other`.
-#[unsafe(no_mangle)]
-static MAX_DB_CELLS: Global<u64> = Global::new(8192);
-#[map]
-static DB_USED: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static PG_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
-
-/// The oldest go first; a statement that is used after that counts as `other`.
-#[map]
-static STATEMENTS: LruHashMap<StatementKey, u64> = LruHashMap::with_max_entries(32_768, 0);
-/// Keyed by the socket's address. What goes when there are too many costs its statement the name, not the count.
-#[map]
-static CUT: LruHashMap<u64, Statement> = LruHashMap::with_max_entries(1024, 0);
-#[map]
-static NAMED: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
-#[map]
-static SQL_SAMPLES: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
 
 /// What PostgreSQL needs of [`super::Work`].
 #[repr(C)]
 pub(super) struct Work {
     pass: Pass,
-    statement: Statement,
-    sample: SqlSample,
     /// A copy, for what is too much to be part of the program that has the socket.
     conn: Conn,
 }
@@ -209,7 +182,7 @@ impl Io for Kernel<'_> {
 
     #[inline(always)]
     fn fingerprint(&mut self) -> u64 {
-        fingerprint(self.work.place)
+        fingerprint(self.work.place, POSTGRESQL.into())
     }
 
     #[inline(always)]

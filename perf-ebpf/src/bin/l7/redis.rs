@@ -18,7 +18,7 @@ use perf_ebpf::count::{EVENT_COUNTERS, Events};
 use stages::{rd_begin, rd_fill, rd_lines, rd_number, rd_settle, rd_text};
 
 use super::Work as Scratch;
-use super::postgres::{peek_payload, record_query};
+use super::db::{peek_payload, record_query};
 
 #[map]
 static RD_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);

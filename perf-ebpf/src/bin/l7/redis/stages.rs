@@ -4,8 +4,8 @@ use perf_common::events::Reason;
 use perf_common::redis::Settle;
 use perf_common::redis::message::{INLINE, TEXT};
 
-use super::super::postgres::fill;
-use super::super::{WORK, Work as Scratch};
+use super::super::db::fill;
+use super::super::{WORK, Work as Scratch, db};
 use super::{Ending, Work};
 
 /// Reads the call's payload from `offset` on into the block, unless it is there; 0 where it cannot be had.
@@ -14,18 +14,8 @@ use super::{Ending, Work};
 pub(super) extern "C" fn rd_fill(place: u64, offset: u64, total: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { block, block_at, payload, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
-    let pos = offset.wrapping_sub(*block_at);
-    if pos < u64::from(pass.len) {
-        pass.pos = pos as u32;
-        return 1;
-    }
-    let len = fill(block, payload, offset, total);
-    *block_at = offset;
-    pass.pos = 0;
-    pass.len = len as u32;
-    pass.reach = (total - offset) as u32;
-    len
+    let Scratch { db, payload, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
+    fill(db, payload, (offset, total), (&mut pass.pos, &mut pass.len, &mut pass.reach))
 }
 
 /// The stages of [`perf_common::redis::message::Pass`]; each tells the phase it leads to.
@@ -40,7 +30,7 @@ pub(super) extern "C" fn rd_lines(place: u64, is_request: u64) -> u64 {
 pub(super) extern "C" fn rd_requests(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { block, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { db: db::Work { block, .. }, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
     pass.requests(block);
     u64::from(pass.half.phase)
 }
@@ -50,7 +40,7 @@ pub(super) extern "C" fn rd_requests(place: u64) -> u64 {
 pub(super) extern "C" fn rd_replies(place: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { block, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { db: db::Work { block, .. }, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
     pass.replies(block);
     u64::from(pass.half.phase)
 }
@@ -60,7 +50,7 @@ pub(super) extern "C" fn rd_replies(place: u64) -> u64 {
 pub(super) extern "C" fn rd_begin(place: u64, is_request: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { block, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { db: db::Work { block, .. }, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
     pass.begin(block, is_request != 0);
     u64::from(pass.half.phase)
 }
@@ -70,7 +60,7 @@ pub(super) extern "C" fn rd_begin(place: u64, is_request: u64) -> u64 {
 pub(super) extern "C" fn rd_number(place: u64, is_request: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { block, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { db: db::Work { block, .. }, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
     pass.number(block, is_request != 0);
     u64::from(pass.half.phase)
 }
@@ -80,7 +70,7 @@ pub(super) extern "C" fn rd_number(place: u64, is_request: u64) -> u64 {
 pub(super) extern "C" fn rd_text(place: u64, phase: u64, is_request: u64) -> u64 {
     let Some(work) = WORK.get_ptr_mut(place as u32) else { return 0 };
     // SAFETY: this CPU's element.
-    let Scratch { block, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
+    let Scratch { db: db::Work { block, .. }, redis: Work { pass, .. }, .. } = unsafe { &mut *work };
     if phase == u64::from(TEXT) {
         pass.text(block);
     } else if phase == u64::from(INLINE) {

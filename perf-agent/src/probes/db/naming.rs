@@ -7,10 +7,19 @@ use sqlparser::ast::{
     CopySource, FromTable, ObjectName, Query, SetExpr, Statement, TableFactor, TableObject, TableWithJoins,
     Visit, Visitor,
 };
-use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::dialect::Dialect;
 use sqlparser::parser::Parser;
 
-use crate::probes::db::Name;
+use super::Name;
+
+/// How a system's statements are read.
+pub(in crate::probes) struct Language {
+    pub(in crate::probes) dialect: &'static (dyn Dialect + Sync),
+    /// What stands around an identifier that is no word.
+    pub(in crate::probes) quote: char,
+    /// The commands that it knows. Whatever else a statement begins with is `other`: it is the client's text.
+    pub(in crate::probes) commands: &'static [&'static str],
+}
 
 impl Name {
     pub(crate) fn other() -> Self {
@@ -18,23 +27,33 @@ impl Name {
     }
 
     /// Of a statement as `perf_common::sql` writes it; `cut` if it is longer than that.
-    pub(super) fn of(text: &str, cut: bool) -> Self {
+    pub(super) fn of(text: &str, cut: bool, language: &'static Language) -> Self {
         if !cut && !is_deep(text) {
             let copy = text.to_owned();
             // The parser is recursive, and so is what it builds: a kilobyte of hostile text must not reach the end of the stack.
             let parser = thread::Builder::new().name("sqlparser".to_owned()).stack_size(STACK);
-            let parsed = parser.spawn(move || Self::parsed(&copy)).ok().and_then(|parser| parser.join().ok());
+            let parsed = parser
+                .spawn(move || Self::parsed(&copy, language))
+                .ok()
+                .and_then(|parser| parser.join().ok());
             if let Some(name) = parsed.flatten() {
                 return name;
             }
         }
-        let table = by_words(text).unwrap_or_default();
-        let query_type = first_keyword(text).unwrap_or(OTHER).to_owned();
+        let table = by_words(text, language.quote).unwrap_or_default();
+        let query_type = first_keyword(text, language).unwrap_or(OTHER).to_owned();
         Self { query_type, table, is_blocking: false }
     }
 
-    fn parsed(text: &str) -> Option<Self> {
-        Some(parse(text)?.named(text, first_keyword(text)))
+    fn parsed(text: &str, language: &Language) -> Option<Self> {
+        let statement = parse(text, language.dialect)?;
+        let (verb, table) = target(&statement);
+        let query_type = verb.or_else(|| first_keyword(text, language)).unwrap_or(OTHER).to_owned();
+        let table = table.or_else(|| Tables::first_of(&statement)).or_else(|| {
+            // What is about no table is not about whatever stands behind a FROM.
+            if verb.is_some() { None } else { by_words(text, language.quote) }
+        });
+        Some(Self { query_type, table: table.unwrap_or_default(), is_blocking: false })
     }
 }
 
@@ -43,67 +62,8 @@ const OTHER: &str = "other";
 const STACK: usize = 64 << 20;
 /// Brackets in brackets that a statement may have to be parsed.
 const DEEPEST: usize = 24;
-/// Longer than any identifier with its schema in PostgreSQL, quoted ones with four bytes a letter aside.
+/// Longer than any identifier with its schema, quoted ones with four bytes a letter aside.
 const MAX_TABLE: usize = 128;
-
-/// The commands that PostgreSQL knows. Whatever else a statement begins with is `other`: it is the client's text.
-const COMMANDS: [&str; 55] = [
-    "ABORT",
-    "ALTER",
-    "ANALYZE",
-    "BEGIN",
-    "CALL",
-    "CHECKPOINT",
-    "CLOSE",
-    "CLUSTER",
-    "COMMENT",
-    "COMMIT",
-    "COPY",
-    "CREATE",
-    "DEALLOCATE",
-    "DECLARE",
-    "DELETE",
-    "DISCARD",
-    "DO",
-    "DROP",
-    "END",
-    "EXECUTE",
-    "EXPLAIN",
-    "FETCH",
-    "GRANT",
-    "IMPORT",
-    "INSERT",
-    "LISTEN",
-    "LOAD",
-    "LOCK",
-    "MERGE",
-    "MOVE",
-    "NOTIFY",
-    "PREPARE",
-    "REASSIGN",
-    "REFRESH",
-    "REINDEX",
-    "RELEASE",
-    "RESET",
-    "REVOKE",
-    "ROLLBACK",
-    "SAVEPOINT",
-    "SECURITY",
-    "SELECT",
-    "SET",
-    "SHOW",
-    "START",
-    "TABLE",
-    "TRUNCATE",
-    "UNLISTEN",
-    "UPDATE",
-    "VACUUM",
-    "VALUES",
-    "WITH",
-    "IDENTIFY_SYSTEM",
-    "BASE_BACKUP",
-    "START_REPLICATION",
-];
 
 fn is_deep(text: &str) -> bool {
     let mut depth = 0_usize;
@@ -117,45 +77,30 @@ fn is_deep(text: &str) -> bool {
     })
 }
 
-fn first_keyword(text: &str) -> Option<&'static str> {
+fn first_keyword(text: &str, language: &Language) -> Option<&'static str> {
     let text = text.trim_start_matches('(');
     let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
-    COMMANDS.into_iter().find(|command| command.eq_ignore_ascii_case(&text[..end]))
+    let mut known = language.commands.iter().copied();
+    known.find(|command| command.eq_ignore_ascii_case(&text[..end]))
 }
 
 /// The first of the text's statements.
-fn parse(text: &str) -> Option<Statement> {
+fn parse(text: &str, dialect: &dyn Dialect) -> Option<Statement> {
     // No parser takes the masks. A null can stand for most literals, a string for the rest.
     ["null", "'x'"].into_iter().find_map(|value| {
         let text = text.replace('?', value);
-        let statements = Parser::parse_sql(&PostgreSqlDialect {}, &text).ok()?;
+        let statements = Parser::parse_sql(dialect, &text).ok()?;
         statements.into_iter().next()
     })
-}
-
-/// What the parsed statement says.
-trait Named {
-    fn named(&self, text: &str, kind: Option<&'static str>) -> Name;
-}
-
-impl Named for Statement {
-    fn named(&self, text: &str, kind: Option<&'static str>) -> Name {
-        let (verb, table) = target(self);
-        let query_type = verb.or(kind).unwrap_or(OTHER).to_owned();
-        let table = table.or_else(|| Tables::first_of(self)).or_else(|| {
-            // What is about no table is not about whatever stands behind a FROM.
-            if verb.is_some() { None } else { by_words(text) }
-        });
-        Name { query_type, table: table.unwrap_or_default(), is_blocking: false }
-    }
 }
 
 /// The verb where it is not the first word, and the table that a statement changes.
 fn target(statement: &Statement) -> (Option<&'static str>, Option<String>) {
     match statement {
         Statement::Insert(insert) => {
-            let TableObject::TableName(table) = &insert.table else { return (Some("INSERT"), None) };
-            (Some("INSERT"), Some(plain(table)))
+            let verb = Some(if insert.replace_into { "REPLACE" } else { "INSERT" });
+            let TableObject::TableName(table) = &insert.table else { return (verb, None) };
+            (verb, Some(plain(table)))
         }
         Statement::Update(update) => (Some("UPDATE"), factor(&update.table.relation)),
         Statement::Delete(delete) => {
@@ -237,47 +182,52 @@ impl Visitor for Tables {
 }
 
 /// For what the parser does not take, or what is cut: the identifier behind the first word that a table follows.
-fn by_words(text: &str) -> Option<String> {
+fn by_words(text: &str, quote: char) -> Option<String> {
     const BEFORE: [&str; 11] =
         ["from", "into", "update", "join", "table", "copy", "truncate", "vacuum", "analyze", "lock", "merge"];
-    const BETWEEN: [&str; 8] = ["only", "lateral", "if", "not", "exists", "into", "table", "concurrently"];
-    let mut words = Words(text).peekable();
+    const BETWEEN: [&str; 9] =
+        ["only", "lateral", "if", "not", "exists", "into", "table", "tables", "concurrently"];
+    let mut words = Words { text, quote }.peekable();
     while let Some(word) = words.next() {
         if !BEFORE.contains(&word) {
             continue;
         }
         while words.next_if(|word| BETWEEN.contains(word)).is_some() {}
         if let Some(name) =
-            words.next_if(|word| word.starts_with(|c: char| c.is_alphabetic() || "_\"".contains(c)))
+            words.next_if(|word| word.starts_with(|c: char| c.is_alphabetic() || c == '_' || c == quote))
             && name != "select"
         {
-            return Some(bounded(&name.replace('"', "")));
+            return Some(bounded(&name.replace(quote, "")));
         }
     }
     None
 }
 
 /// Words with their points and quotes; everything else one by one.
-struct Words<'a>(&'a str);
+struct Words<'a> {
+    text: &'a str,
+    quote: char,
+}
 
 impl<'a> Iterator for Words<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        let text = self.0.trim_start();
+        let Self { text, quote } = *self;
+        let text = text.trim_start();
         let mut quoted = false;
         let mut last = '.';
         let mut inside = |c: char| {
             // A quoted name runs into the word before it, where the space between them is gone.
-            let begins = c == '"' && !quoted && last != '.' && last != '"';
-            quoted ^= c == '"' && !begins;
+            let begins = c == quote && !quoted && last != '.' && last != quote;
+            quoted ^= c == quote && !begins;
             last = c;
-            !begins && (quoted || c == '"' || c.is_alphanumeric() || "_$.".contains(c))
+            !begins && (quoted || c == quote || c.is_alphanumeric() || "_$.".contains(c))
         };
         let end = text.find(|c| !inside(c)).unwrap_or(text.len());
         let end = if end == 0 { text.chars().next()?.len_utf8() } else { end };
         let (word, rest) = text.split_at(end);
-        self.0 = rest;
+        self.text = rest;
         Some(word)
     }
 }
@@ -285,18 +235,38 @@ impl<'a> Iterator for Words<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probes::{mysql, postgres};
 
     fn name(statement: &str) -> (String, String) {
         let read = perf_common::sql::read(statement.as_bytes());
-        let text = String::from_utf8_lossy(read.text()).into_owned();
-        let Name { query_type, table, .. } = Name::of(&text, false);
+        named(&String::from_utf8_lossy(read.text()), &postgres::LANGUAGE)
+    }
+
+    fn name_mysql(statement: &str) -> (String, String) {
+        let read = perf_common::sql::read_mysql(statement.as_bytes());
+        named(&String::from_utf8_lossy(read.text()), &mysql::LANGUAGE)
+    }
+
+    fn named(text: &str, language: &'static Language) -> (String, String) {
+        let Name { query_type, table, .. } = Name::of(text, false, language);
         (query_type, table)
+    }
+
+    /// Each statement with what it should be called; those that are not.
+    fn wrong(name: fn(&str) -> (String, String), statements: &[(&str, &str, &str)]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for &(statement, query_type, table) in statements {
+            let (is, should) = (name(statement), (query_type.to_owned(), table.to_owned()));
+            if is != should {
+                wrong.push(format!("{statement}: {is:?}, not {should:?}"));
+            }
+        }
+        wrong
     }
 
     #[test]
     fn statements_are_called_by_what_they_do_and_where() {
-        let mut wrong = Vec::new();
-        for (statement, query_type, table) in [
+        let statements = [
             ("SELECT abalance FROM pgbench_accounts WHERE aid = 17", "SELECT", "pgbench_accounts"),
             (
                 "UPDATE pgbench_accounts SET abalance = abalance + -5 WHERE aid = 1",
@@ -338,21 +308,57 @@ mod tests {
             ("; ; ;", "other", ""),
             ("merge into t using s on t.a = s.a when matched then delete", "MERGE", "t"),
             ("select 1; delete from t", "SELECT", ""),
-        ] {
-            let (is, should) = (name(statement), (query_type.to_owned(), table.to_owned()));
-            if is != should {
-                wrong.push(format!("{statement}: {is:?}, not {should:?}"));
-            }
-        }
-        assert_eq!(wrong, [""; 0]);
+        ];
+        assert_eq!(wrong(name, &statements), [""; 0]);
+    }
+
+    #[test]
+    fn statements_of_mysql_are_too() {
+        let statements = [
+            ("SELECT c FROM `my db`.`t 1` WHERE a = 'it\\'s' LIMIT 5", "SELECT", "my db.t 1"),
+            ("select a from t where b=\"x\" limit 1, 2", "SELECT", "t"),
+            ("replace into t values (1, 2)", "REPLACE", "t"),
+            ("INSERT IGNORE INTO t SET a = 1 ON DUPLICATE KEY UPDATE a = 2", "INSERT", "t"),
+            ("insert into t (a) values (1) on duplicate key update a = values(a)", "INSERT", "t"),
+            ("insert t values (1)", "INSERT", "t"),
+            ("update t, u set t.a = u.a where t.b = u.b", "UPDATE", "t"),
+            ("delete from t where a = 1 limit 5", "DELETE", "t"),
+            ("LOAD DATA LOCAL INFILE 'x' INTO TABLE t FIELDS TERMINATED BY ','", "LOAD", "t"),
+            ("truncate table t", "TRUNCATE", "t"),
+            (
+                "create table if not exists `t` (a int auto_increment primary key) engine=InnoDB",
+                "CREATE",
+                "t",
+            ),
+            ("drop table if exists t", "DROP", "t"),
+            ("alter table t add column b int", "ALTER", "t"),
+            ("set names utf8mb4", "SET", ""),
+            ("set autocommit=0", "SET", ""),
+            ("show tables", "SHOW", ""),
+            ("show create table t", "SHOW", "t"),
+            ("start transaction", "START", ""),
+            ("begin", "BEGIN", ""),
+            ("commit", "COMMIT", ""),
+            ("use shop", "USE", ""),
+            ("call p(1)", "CALL", ""),
+            ("prepare s from 'select 1'", "PREPARE", ""),
+            ("execute s using @a", "EXECUTE", ""),
+            ("lock tables t write", "LOCK", "t"),
+            ("analyze table t", "ANALYZE", "t"),
+            ("optimize table t", "OPTIMIZE", "t"),
+            ("select sleep(1)", "SELECT", ""),
+            ("select @@version_comment limit 1", "SELECT", ""),
+            ("selekt 1", "other", ""),
+        ];
+        assert_eq!(wrong(name_mysql, &statements), [""; 0]);
     }
 
     #[test]
     fn what_is_cut_is_called_by_its_words() {
         let columns = (0..300).map(|n| format!("col_{n}")).collect::<Vec<_>>().join(", ");
         assert_eq!(name(&format!("select {columns} from t")), ("SELECT".to_owned(), String::new()));
-        assert_eq!(Name::of("insert into t(a,b,c", true).table, "t");
-        assert_eq!(Name::of("select x from\"A b\".c where(", true).table, "A b.c");
+        assert_eq!(Name::of("insert into t(a,b,c", true, &postgres::LANGUAGE).table, "t");
+        assert_eq!(Name::of("select x from\"A b\".c where(", true, &postgres::LANGUAGE).table, "A b.c");
     }
 
     #[test]
