@@ -12,6 +12,7 @@
 mod agent;
 pub mod dns;
 mod load;
+mod mysql;
 mod nginx;
 mod page;
 mod postgres;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use agent::{Agent, Refused, agent_binary};
 pub use load::{ab, curl, endless_wrk, wrk};
+pub use mysql::Mysql;
 pub use nginx::{Counted, Nginx};
 pub use page::{Labels, Page, Sample};
 pub use postgres::{Postgres, script};

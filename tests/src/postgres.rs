@@ -23,7 +23,7 @@ impl Postgres {
     /// `settings` are lines of `postgresql.conf`.
     pub fn start(settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (uid, gid) = owner();
+        let (uid, gid) = user("postgres");
         chown(dir.path(), Some(uid), Some(gid)).unwrap();
         let data = dir.path().join("data");
         let mut initdb = Command::new(programs().join("initdb"));
@@ -101,10 +101,10 @@ fn programs() -> PathBuf {
     newest.unwrap_or_else(|| panic!("no PostgreSQL: `cargo xtask setup` installs what is missing")).1
 }
 
-/// The server refuses to run as root.
-fn owner() -> (u32, u32) {
+/// A user that a package came with: the servers refuse to run as root.
+pub(crate) fn user(name: &str) -> (u32, u32) {
     let of = |flag: &str| -> Option<u32> {
-        let output = Command::new("id").args([flag, "postgres"]).output().ok()?;
+        let output = Command::new("id").args([flag, name]).output().ok()?;
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
     };
     of("-u").zip(of("-g")).unwrap_or((65534, 65534))

@@ -60,7 +60,7 @@ struct Package {
     service: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 16] = [
+const PACKAGES: [Package; 17] = [
     Package { program: "nginx", debian: "nginx-light", why: "a server to measure", service: Some("nginx") },
     Package { program: "wrk", debian: "wrk", why: "keep-alive load", service: None },
     Package { program: "ab", debian: "apache2-utils", why: "an exact number of requests", service: None },
@@ -90,6 +90,12 @@ const PACKAGES: [Package; 16] = [
         debian: "redis",
         why: "another database to measure, with its benchmark",
         service: Some("redis-server"),
+    },
+    Package {
+        program: "mariadbd",
+        debian: "mariadb-server",
+        why: "a third database to measure, with its load generator",
+        service: Some("mariadb"),
     },
     Package {
         program: "openssl",

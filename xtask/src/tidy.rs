@@ -9,12 +9,13 @@ use crate::process::{command, root, text};
 
 /// The slices, and where the programs of each are: the protocols above TCP share an object. A new one is added here first;
 /// tidy then names what is still to be written.
-const SLICES: [(&str, &str); 7] = [
+const SLICES: [(&str, &str); 8] = [
     ("tcp", "bin/tcp.rs"),
     ("sched", "bin/sched.rs"),
     ("http", "bin/l7/http.rs"),
     ("postgres", "bin/l7/postgres.rs"),
     ("redis", "bin/l7/redis.rs"),
+    ("mysql", "bin/l7/mysql.rs"),
     ("pools", "bin/l7/pools.rs"),
     ("dns", "bin/dns.rs"),
 ];
