@@ -22,7 +22,7 @@ pub(in crate::probes) struct Language {
 }
 
 impl Name {
-    pub(crate) fn other() -> Self {
+    pub(super) fn other() -> Self {
         Self { query_type: OTHER.to_owned(), table: OTHER.to_owned(), is_blocking: false }
     }
 
