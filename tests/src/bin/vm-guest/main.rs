@@ -28,8 +28,8 @@ fn main() -> Result<()> {
     match arguments.as_slice() {
         ["server"] => traffic::serve(),
         ["db-server"] => db::serve(),
-        ["db-client", postgres, redis, rounds] => {
-            db::request(postgres.parse()?, redis.parse()?, rounds.parse()?)
+        ["db-client", postgres, redis, mysql, rounds] => {
+            db::request([postgres.parse()?, redis.parse()?, mysql.parse()?], rounds.parse()?)
         }
         ["dns-server"] => dns::serve(),
         ["dns-client", rounds] => dns::request(rounds.parse()?),
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
         ),
         [] => drive(),
         _ => bail!(
-            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING | db-server | db-client POSTGRES REDIS ROUNDS | dns-server | dns-client ROUNDS]; without arguments it drives the agent"
+            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING | db-server | db-client POSTGRES REDIS MYSQL ROUNDS | dns-server | dns-client ROUNDS]; without arguments it drives the agent"
         ),
     }
 }
