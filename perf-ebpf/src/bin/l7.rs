@@ -248,7 +248,10 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     }
     let received = syscall.direction as u8 == Direction::Received as u8;
     let arrived = if received { arrival(sk, task_at) } else { 0 };
-    let Some(conn) = conn(sk, length != 0) else { return 0 };
+    // What is read of a closed connection must leave nothing behind: nobody would take it away before the next socket is at
+    // this address.
+    let is_open = i32::from(sk.load::<u8>(sock_at.state)) != TCP_CLOSE;
+    let Some(conn) = conn(sk, length != 0 && is_open) else { return 0 };
     // This program never interrupts itself, so its two directions can share.
     let Some(work) = work(Direction::Received) else { return 0 };
     if length == 0 {
