@@ -103,7 +103,7 @@ fn check(plan: &Plan) -> Result<()> {
         after = Page::read(&traffic::get(AGENT, "/metrics")?);
     }
     for count in &expected {
-        let missed = missed(&after, count.probes());
+        let missed = missed(&after, count.probes()) * count.at_stake;
         println!(
             "@@COUNT {} expected={} got={} missed={missed}",
             count.name(),

@@ -78,11 +78,18 @@ pub(crate) struct Expected {
     metric: &'static str,
     labels: Vec<(&'static str, &'static str)>,
     pub(crate) expected: f64,
+    /// How many of it a run that the kernel skips can take along.
+    pub(crate) at_stake: f64,
 }
 
 impl Expected {
     pub(crate) fn of(metric: &'static str, labels: &[(&'static str, &'static str)], expected: f64) -> Self {
-        Self { metric, labels: labels.to_vec(), expected }
+        Self { metric, labels: labels.to_vec(), expected, at_stake: 1.0 }
+    }
+
+    /// Where one call has many, or what comes after it is read by it.
+    pub(crate) fn at_stake(self, at_stake: f64) -> Self {
+        Self { at_stake, ..self }
     }
 
     pub(crate) fn got(&self, before: &Page, after: &Page) -> f64 {
