@@ -379,10 +379,10 @@ impl Conn {
     /// What a pass found in the server's direction.
     #[inline(always)]
     fn answered(&mut self, call: &Call, found: &Found) -> Settle {
+        // After an error the server passes over the rest of the group.
+        let completed = if self.failed != 0 { 0 } else { found.completed };
         match found.event {
-            NOTHING if found.completed != 0 => {
-                Settle { most: found.completed, ..Settle::new(COMPLETE, call.now) }
-            }
+            NOTHING if completed != 0 => Settle { most: completed, ..Settle::new(COMPLETE, call.now) },
             READY if self.asked == self.answered => {
                 // Of the startup, of a request that was not seen, or of one whose sending is still under way.
                 if self.role == ROLE_CLIENT {
@@ -390,10 +390,10 @@ impl Conn {
                     self.early_failed = self.failed;
                 }
                 self.failed = 0;
-                let what = if found.completed == 0 { KEEP } else { COMPLETE };
-                Settle { most: found.completed, ..Settle::new(what, call.now) }
+                let what = if completed == 0 { KEEP } else { COMPLETE };
+                Settle { most: completed, ..Settle::new(what, call.now) }
             }
-            READY => Settle { most: found.completed, ..Settle::new(GROUP, call.now) },
+            READY => Settle { most: completed, ..Settle::new(GROUP, call.now) },
             FAILED => self.fail(),
             ENDED | BAD => self.end(found.event),
             _ => Settle::new(KEEP, 0),

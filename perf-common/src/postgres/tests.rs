@@ -428,6 +428,24 @@ fn what_a_connection_leaves_unanswered_is_dropped_and_what_a_fatal_error_ends_ha
 }
 
 #[test]
+fn nothing_is_completed_between_an_error_and_the_end_of_its_group() {
+    let (start, hello, fatal, suspended, end_of_group) =
+        (startup_packet(), welcome(), error(), m(b's', b""), ready());
+    let group = [execute(""), execute(""), query("a")].concat();
+    for calls in [vec![[suspended.clone(), end_of_group.clone()].concat()], vec![suspended, end_of_group]] {
+        let mut end = End::new(false);
+        end.call(true, &start);
+        end.call(false, &hello);
+        end.call(true, &group);
+        end.call(false, &fatal);
+        for call in &calls {
+            end.call(false, call);
+        }
+        assert_eq!(end.counts(), [("a".to_owned(), true, 1), ("other".to_owned(), true, 2)]);
+    }
+}
+
+#[test]
 fn hostile_lengths_end_a_connection_and_no_more() {
     let (start, hello, one, answer) =
         (startup_packet(), welcome(), query("select 1"), [complete(), ready()].concat());
