@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::{cargo, command, output, root, target, which};
-use crate::test::tally::Harness;
 pub(crate) use crate::test::tally::Tally;
+use crate::test::tally::{Failures, Harness};
 use crate::{build, fuzz, lint, setup, tidy, vm};
 
 mod tally;
@@ -89,20 +89,27 @@ impl Steps {
         let start = Instant::now();
         let tally = work().unwrap_or_else(|error| {
             println!("FAILED {name}: {error:#}");
-            Tally::FAILED
+            Tally::failed(format!("{error:#}"))
         });
+        let passed = tally.failed == 0;
         self.0.push((name, tally, start.elapsed()));
-        tally.failed == 0
+        passed
     }
 
-    /// Prints the table and returns the sum.
+    /// Prints what failed and the table, and returns the sum.
     fn print(&self) -> Tally {
+        for (name, tally, _) in self.0.iter().filter(|(_, tally, _)| tally.failed > 0) {
+            println!("\n=== failed in {name}");
+            for line in &tally.failures {
+                println!("{line}");
+            }
+        }
         println!("\n{:<26}{:>8}{:>8}{:>9}{:>10}", "step", "passed", "failed", "skipped", "seconds");
         let mut total = Tally::default();
         for (name, tally, took) in &self.0 {
-            let Tally { passed, failed, skipped } = tally;
+            let Tally { passed, failed, skipped, .. } = tally;
             println!("{name:<26}{passed:>8}{failed:>8}{skipped:>9}{:>10.1}", took.as_secs_f64());
-            total += *tally;
+            total += tally.clone();
         }
         println!();
         total
@@ -161,14 +168,16 @@ fn counted(harness: Harness, command: &mut Command) -> Result<Tally> {
     let mut child = command.spawn().context("cargo cannot be started")?;
     // Else this end keeps the pipe open for ever.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let (mut tally, mut said) = (Tally::default(), 0);
+    let (mut tally, mut failures, mut said) = (Tally::default(), Failures::default(), 0);
     for line in BufReader::new(reader).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
         writeln!(std::io::stdout(), "{line}")?;
         said += usize::from(line.starts_with("SKIPPED "));
         tally += Tally::of_line(harness, &line);
+        failures.line(&line);
     }
+    tally.failures = failures.of(&tally);
     // A test that says it cannot run here has returned, and so the harness counts it as passed.
     tally.passed = tally.passed.saturating_sub(said);
     let status = child.wait().context("waiting for cargo")?;
@@ -199,7 +208,7 @@ fn alert_rules() -> Result<Tally> {
             Ok(_) => tally += Tally::PASSED,
             Err(error) => {
                 println!("FAILED {}: {error:#}", file.display());
-                tally += Tally::FAILED;
+                tally += Tally::failed(format!("{}: {error:#}", file.display()));
             }
         }
     }

@@ -174,7 +174,7 @@ fn print_checks(report: &Report) -> Tally {
     println!("\n{} ({}), {seconds:.1} s", kernel.series, kernel.version);
     let mut check = |good: bool, what: &str| {
         println!("  {} {what}", if good { "ok    " } else { "FAILED" });
-        if good { tally.passed += 1 } else { tally.failed += 1 }
+        tally += if good { Tally::PASSED } else { Tally::failed(format!("{}: {what}", kernel.series)) };
     };
     check(
         report.exit == Some(0),

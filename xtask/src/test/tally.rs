@@ -3,20 +3,31 @@
 use std::fmt;
 use std::ops::AddAssign;
 
+/// How many lines about failures a step may hand on to the end of the run.
+const MOST_FAILURES: usize = 40;
+/// How many lines of a panic say what it was about.
+const PANIC: usize = 6;
+
 /// How many passed, failed and were skipped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
     pub(crate) skipped: usize,
+    /// What failed, to be said once more at the end, where it is not buried under what passed.
+    pub(crate) failures: Vec<String>,
 }
 
 impl Tally {
-    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0 };
-    pub(crate) const FAILED: Self = Self { passed: 0, failed: 1, skipped: 0 };
-    pub(crate) const SKIPPED: Self = Self { passed: 0, failed: 0, skipped: 1 };
+    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0, failures: Vec::new() };
+    pub(crate) const SKIPPED: Self = Self { passed: 0, failed: 0, skipped: 1, failures: Vec::new() };
 
-    pub(crate) fn ran(self) -> usize {
+    /// One failure and what it was.
+    pub(crate) fn failed(what: String) -> Self {
+        Self { failed: 1, failures: vec![what], ..Self::default() }
+    }
+
+    pub(crate) fn ran(&self) -> usize {
         self.passed + self.failed
     }
 
@@ -32,16 +43,47 @@ impl Tally {
                     return Self::default();
                 };
                 let of = |what| before(result, what);
-                Self { passed: of("passed"), failed: of("failed"), skipped: of("ignored") }
+                Self { passed: of("passed"), failed: of("failed"), skipped: of("ignored"), ..Self::default() }
             }
             // "skipped" is also what it says of what the filter left out, so only a test's own word counts as that.
             Harness::Nextest if line.trim_start().starts_with("Summary [") => {
                 let failed =
                     ["failed", "timed out", "exec failed"].iter().map(|what| before(&line, what)).sum();
-                Self { passed: before(&line, "passed"), failed, skipped: 0 }
+                Self { passed: before(&line, "passed"), failed, ..Self::default() }
             }
             Harness::Nextest => Self::default(),
         }
+    }
+}
+
+/// Picks from a harness's output what has to be said of failures.
+#[derive(Default)]
+pub(crate) struct Failures {
+    lines: Vec<String>,
+    /// How many more lines belong to the panic that is being told.
+    of_panic: usize,
+}
+
+impl Failures {
+    pub(crate) fn line(&mut self, line: &str) {
+        let line = without_colours(line);
+        // Both harnesses tell a panic alike; nextest names a failed test by the first word, cargo by the last.
+        let verdict = line.trim_start().starts_with("FAIL ")
+            || line.trim_start().starts_with("TIMEOUT ")
+            || line.starts_with("test ") && line.ends_with(" FAILED");
+        if line.contains(" panicked at ") {
+            self.of_panic = PANIC;
+        }
+        // nextest names it when it ends and in its summary.
+        if (verdict || self.of_panic > 0) && !self.lines.contains(&line) && self.lines.len() < MOST_FAILURES {
+            self.lines.push(line);
+        }
+        self.of_panic = self.of_panic.saturating_sub(1);
+    }
+
+    /// The lines, if anything failed: a test that expects a panic shows one, too.
+    pub(crate) fn of(self, tally: &Tally) -> Vec<String> {
+        if tally.failed == 0 { Vec::new() } else { self.lines }
     }
 }
 
@@ -53,16 +95,17 @@ pub(crate) enum Harness {
 }
 
 impl AddAssign for Tally {
-    fn add_assign(&mut self, Self { passed, failed, skipped }: Self) {
+    fn add_assign(&mut self, Self { passed, failed, skipped, failures }: Self) {
         self.passed += passed;
         self.failed += failed;
         self.skipped += skipped;
+        self.failures.extend(failures);
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { passed, failed, skipped } = self;
+        let Self { passed, failed, skipped, .. } = self;
         write!(f, "{passed} passed, {failed} failed")?;
         if *skipped > 0 { write!(f, ", {skipped} skipped") } else { Ok(()) }
     }
@@ -87,7 +130,39 @@ mod tests {
     use super::*;
 
     fn tally(passed: usize, failed: usize, skipped: usize) -> Tally {
-        Tally { passed, failed, skipped }
+        Tally { passed, failed, skipped, ..Tally::default() }
+    }
+
+    #[test]
+    fn failures_are_named_with_what_they_say() {
+        let mut failures = Failures::default();
+        for line in [
+            "        PASS [   0.1s] (1/3) live-tests::dns fine",
+            "thread 'slow' (7) panicked at tests/tests/dns.rs:7:5:",
+            "assertion failed",
+            "  left: 1",
+            " right: 2",
+            "        \u{1b}[31mFAIL\u{1b}[0m [   0.2s] (2/3) live-tests::dns slow",
+            "",
+            "of no interest",
+            "        FAIL [   0.2s] (2/3) live-tests::dns slow",
+            "test tests::other ... FAILED",
+        ] {
+            failures.line(line);
+        }
+        let said = failures.of(&tally(1, 2, 0));
+        assert_eq!(
+            said,
+            [
+                "thread 'slow' (7) panicked at tests/tests/dns.rs:7:5:",
+                "assertion failed",
+                "  left: 1",
+                " right: 2",
+                "        FAIL [   0.2s] (2/3) live-tests::dns slow",
+                "",
+                "test tests::other ... FAILED",
+            ]
+        );
     }
 
     #[test]
