@@ -127,6 +127,8 @@ impl Kernel {
             tcp_clock_cache: tcp("tcp_clock_cache")?,
             tcp_wstamp: tcp("tcp_wstamp_ns")?,
             tcp_bytes_sent: tcp("bytes_sent")?,
+            tcp_copied_seq: tcp("copied_seq")?,
+            tcp_write_seq: tcp("write_seq")?,
             first_ephemeral_port: self.first_ephemeral_port,
         })
     }

@@ -111,13 +111,16 @@ pub struct Conn {
     pub protocol: u8,
     /// The protocol that was offered the first part of what may be its beginning and waits for more.
     pub offered: u8,
-    pub pad: u8,
+    /// 1 where sequence numbers do not tell what passed by unseen.
+    pub unordered: u8,
     /// Where a client's connection to a database is among all of them, plus one; 0 for nowhere.
     pub pool: u32,
-    pub pad_2: u32,
+    /// The sequence number of the next call's first byte, by direction; 0 until known.
+    pub next_seq: [u32; 2],
+    pub pad: u32,
 }
 
-crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 32);
+crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 40);
 
 /// A request and its response, complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,6 +341,57 @@ impl Conn {
         let half = if self.is_request(direction) { &self.half[REQUEST] } else { &self.half[RESPONSE] };
         half.state >= State::UntilClose as u8
             || half.state >= State::FirstWithoutPayload as u8 && half.remaining >= u64::from(total)
+    }
+
+    /// How many bytes of this direction passed by unseen before a call of `length` bytes that ended at this sequence number:
+    /// of calls that the kernel ran no program for, or that no hook tells of.
+    #[inline(always)]
+    pub fn unseen(&mut self, direction: Direction, seq: u32, length: u32) -> u32 {
+        let is_followed = self.role == ROLE_SERVER || self.role == ROLE_CLIENT;
+        if !is_followed {
+            // Not every call of an unknown connection comes by here.
+            self.next_seq = [0; 2];
+        }
+        let next = &mut self.next_seq[if direction as u8 == Direction::Sent as u8 { 1 } else { 0 }];
+        let gap = seq.wrapping_sub(length).wrapping_sub(*next);
+        let is_first = *next == 0;
+        *next = seq;
+        // The end of the stream counts for one byte in the call that came upon it.
+        if !is_followed || is_first || gap <= 1 {
+            return 0;
+        }
+        // Two threads that send at once, or data that never went through this socket's sequence.
+        self.unordered |= u8::from(gap > u32::MAX / 2);
+        if self.unordered == 0 { gap } else { 0 }
+    }
+
+    /// So many bytes passed by unseen before this call. Inside a body they are passed over; else it is not known any more what
+    /// the responses answer that are still to come, but where one has to come the last request is what the client waits for.
+    #[inline(always)]
+    pub fn pass_over<I: Io>(&mut self, io: &mut I, call: &Call, unseen: u32) {
+        let is_request = self.is_request(call.direction);
+        if self.skips(call.direction, unseen) {
+            let half = self.half_mut(is_request);
+            half.remaining = half.remaining.saturating_sub(u64::from(unseen));
+            if !is_request && half.remaining == 0 && half.state == State::FirstWithoutPayload as u8 {
+                // When it ended nobody knows; what was seen of it last is nearer than what comes now.
+                half.state = State::Start as u8;
+                let status = half.status as u16;
+                if self.waiting() != 0 {
+                    self.record_first(io, status, self.last);
+                }
+            }
+            // What else ends there is at its end as soon as the call is looked at.
+            return;
+        }
+        *self.half_mut(is_request) = Half::EMPTY;
+        let waiting = self.waiting();
+        let kept = if is_request || waiting == 0 { 0 } else { 1 };
+        if waiting != kept {
+            io.dropped(Reason::Desync, waiting - kept);
+            self.head = self.tail.wrapping_sub(kept);
+        }
+        self.overflow = 0;
     }
 
     /// The peer closed, or this end did: what waits gets no response any more.

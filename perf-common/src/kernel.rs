@@ -52,11 +52,14 @@ pub struct SockOffsets {
     pub tcp_clock_cache: u32,
     pub tcp_wstamp: u32,
     pub tcp_bytes_sent: u32,
+    /// The sequence numbers up to which the program has read and written.
+    pub tcp_copied_seq: u32,
+    pub tcp_write_seq: u32,
     /// The lowest port that clients get by themselves, from sysctl: above it a destination is known by class only.
     pub first_ephemeral_port: u32,
 }
 
-crate::pod!(SockOffsets: 64);
+crate::pod!(SockOffsets: 72);
 
 /// What `sched_switch` reads besides [`TaskOffsets`].
 #[repr(C)]

@@ -469,6 +469,28 @@ impl Conn {
         self.give_up(io, Reason::Desync);
     }
 
+    /// So many bytes passed by unseen before this call, of a connection whose role is known. Inside a packet that counts for
+    /// nothing they are passed over; else all that is known of what waits is that a client waits for its last command.
+    #[inline(always)]
+    pub fn pass_over<I: Io>(&mut self, io: &mut I, call: &Call, unseen: u32) {
+        let is_request = self.is_request(call.direction);
+        let half = if is_request { &mut self.half[REQUEST] } else { &mut self.half[RESPONSE] };
+        if half.phase == SKIP && half.left > unseen {
+            half.left -= unseen;
+            return;
+        }
+        *half = Half::EMPTY;
+        let waiting = self.waiting();
+        let kept = if is_request || waiting == 0 { 0 } else { 1 };
+        self.head = self.tail.wrapping_sub(kept);
+        if waiting != kept && self.tentative == 0 {
+            io.dropped(Reason::Desync, waiting - kept);
+        }
+        if self.tentative != 0 {
+            self.unconfirmed = kept as u8;
+        }
+    }
+
     /// The payload of the rest of this call cannot be had.
     #[inline(always)]
     pub fn lose<I: Io>(&mut self, io: &mut I, call: &mut Call) {

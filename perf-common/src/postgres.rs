@@ -417,6 +417,24 @@ impl Conn {
         Settle::give_up(Reason::Desync)
     }
 
+    /// So many bytes passed by unseen before this call, of a connection whose role is known. Inside a message that counts for
+    /// nothing they are passed over; else nobody knows what becomes of what waits.
+    #[inline(always)]
+    pub fn pass_over<I: Io>(&mut self, io: &mut I, call: &Call, unseen: u32) {
+        let is_request = self.is_request(call.direction);
+        let half = self.half_mut(is_request);
+        if half.phase == SKIP && half.left > unseen {
+            half.left -= unseen;
+            return;
+        }
+        *half = Half::EMPTY;
+        if is_request {
+            self.start = 0;
+        }
+        self.answered = self.asked;
+        io.settle(self, &Settle::give_up(Reason::Desync));
+    }
+
     /// The payload of the rest of this call cannot be had.
     #[inline(always)]
     pub fn lose<I: Io>(&mut self, io: &mut I, call: &mut Call) {

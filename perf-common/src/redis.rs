@@ -13,12 +13,15 @@
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod message;
+mod settle;
 pub mod verb;
 
 use crate::bytes::opaque;
 use crate::events::Reason;
 use crate::l7::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
 use message::{BAD, BODY, Found, Half, is_letter};
+pub use settle::Settle;
+use settle::{COMPLETE, KEEP};
 use verb::{COMMON, GREETS, OTHER, STREAMS, SUBSCRIBES, Text};
 
 /// How many runs of requests may wait on one connection: equal ones of one call are one run. The last place is for a gap, so
@@ -198,35 +201,6 @@ pub fn step<I: Io>(conn: &mut Conn, io: &mut I, call: &mut Call) {
     }
     if conn.role == ROLE_UNKNOWN || conn.role == ROLE_OPAQUE {
         call.done = call.total;
-    }
-}
-
-/// What is to be done with the requests that wait.
-#[derive(Clone, Copy)]
-pub struct Settle {
-    /// One of the constants below.
-    pub what: u8,
-    /// 1 for errors.
-    pub failed: u8,
-    pub reason: Reason,
-    /// How many have their replies.
-    pub count: u32,
-    pub end: u64,
-}
-
-/// Nothing.
-const KEEP: u8 = 0;
-/// So many were answered.
-pub const COMPLETE: u8 = 1;
-/// Whatever waits is dropped.
-pub const GIVE_UP: u8 = 2;
-
-impl Settle {
-    const NOTHING: Self = Self { what: KEEP, failed: 0, reason: Reason::Desync, count: 0, end: 0 };
-
-    #[inline(always)]
-    const fn give_up(reason: Reason) -> Self {
-        Self { what: GIVE_UP, reason, ..Self::NOTHING }
     }
 }
 
@@ -452,98 +426,6 @@ impl Conn {
         Settle { what: COMPLETE, failed: found.failed, count: found.count, end: call.now, ..Settle::NOTHING }
     }
 
-    /// The common case: all that was answered is of the first run. `false` if it is not.
-    #[inline(always)]
-    fn settle_one<I: Io>(&mut self, io: &mut I, settle: &Settle) -> bool {
-        let first = *self.entry(self.head);
-        let left = first.count().wrapping_sub(self.done);
-        if settle.what != COMPLETE || self.waiting() == 0 || first.verb() == GAP || settle.count > left {
-            return false;
-        }
-        self.done += settle.count;
-        if settle.count == left {
-            self.head = self.head.wrapping_add(1);
-            self.done = 0;
-        }
-        io.record(
-            self,
-            &Exchange {
-                verb: first.verb(),
-                failed: settle.failed != 0,
-                count: settle.count,
-                start: first.start(settle.end),
-                end: settle.end,
-            },
-        );
-        true
-    }
-
-    /// What [`Conn::settle`] changes, from a copy that it ran on.
-    #[inline(always)]
-    pub fn take_over(&mut self, settled: &Self) {
-        self.head = settled.head;
-        self.done = settled.done;
-        self.early = settled.early;
-        self.early_count = settled.early_count;
-        self.early_failed = settled.early_failed;
-        self.tentative = settled.tentative;
-        self.unconfirmed = settled.unconfirmed;
-    }
-
-    /// Takes requests that wait out of the ring and records or drops them.
-    #[inline(always)]
-    pub fn settle<I: Io>(&mut self, io: &mut I, settle: &Settle) {
-        let Settle { what, failed, reason, count, end } = *settle;
-        let mut rest = count;
-        let mut lost = 0;
-        let mut turns = 0;
-        loop {
-            let first = *self.entry(self.head);
-            let more = self.waiting() != 0 && (what == GIVE_UP || rest != 0);
-            if more {
-                let left = first.count().wrapping_sub(self.done);
-                let taken = if what == GIVE_UP || left < rest { left } else { rest };
-                self.done += taken;
-                if taken == left {
-                    self.head = self.head.wrapping_add(1);
-                    self.done = 0;
-                }
-                // What a gap stands for was dropped when it came.
-                if first.verb() != GAP {
-                    if what == GIVE_UP {
-                        lost += taken;
-                    } else {
-                        let exchange = Exchange {
-                            verb: first.verb(),
-                            failed: failed != 0,
-                            count: taken,
-                            start: first.start(end),
-                            end,
-                        };
-                        io.record(self, &exchange);
-                    }
-                }
-                rest = rest.saturating_sub(taken);
-            }
-            turns += 1;
-            if !more || turns > DEPTH {
-                break;
-            }
-        }
-        if lost != 0 && self.tentative == 0 {
-            io.dropped(reason, lost);
-        }
-        if what == GIVE_UP {
-            self.tentative = 0;
-            self.unconfirmed = 0;
-        }
-        if what == COMPLETE && rest != 0 && self.role == ROLE_CLIENT {
-            self.early = end;
-            self.early_count = self.early_count.saturating_add(rest);
-            self.early_failed = failed;
-        }
-    }
-
     /// It is not this protocol, or its framing was lost: the next request gets another look.
     #[inline(always)]
     fn end(&mut self) -> Settle {
@@ -556,6 +438,24 @@ impl Conn {
         self.last_direction = NO_DIRECTION;
         self.missed(BAD_COSTS);
         Settle::give_up(Reason::Desync)
+    }
+
+    /// So many bytes passed by unseen before this call, of a connection whose role is known. Inside a string that goes on behind
+    /// them they are passed over; else nobody knows which replies are whose.
+    #[inline(always)]
+    pub fn pass_over<I: Io>(&mut self, io: &mut I, call: &Call, unseen: u32) {
+        let is_request = self.is_request(call.direction);
+        let half = if is_request { &mut self.half[REQUEST] } else { &mut self.half[RESPONSE] };
+        if half.phase == BODY && half.left > unseen {
+            half.left -= unseen;
+            return;
+        }
+        if is_request {
+            self.start = 0;
+        }
+        *half = Half::EMPTY;
+        self.early_count = 0;
+        io.settle(self, &Settle::give_up(Reason::Desync));
     }
 
     /// The payload of the rest of this call cannot be had.

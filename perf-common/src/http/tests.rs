@@ -23,6 +23,12 @@ impl<'a> Wire<'a> {
         self.io.call(&mut self.conn, direction, bytes, self.now);
     }
 
+    /// Bytes before the next call in this direction that nobody told of.
+    fn unseen(&mut self, direction: Direction, count: u32) {
+        let call = Call { direction, total: 1, done: 0, begin: self.now, now: self.now };
+        self.conn.pass_over(&mut self.io, &call, count);
+    }
+
     /// Method, route and status of what was recorded, with the contract of loss checked.
     fn found(mut self) -> Vec<String> {
         self.conn.finish(&mut self.io);
@@ -45,6 +51,62 @@ fn server(script: &[(Direction, &[u8])]) -> Vec<String> {
         wire.call(*direction, bytes);
     }
     wire.found()
+}
+
+#[test]
+fn sequence_numbers_tell_what_passed_by_unseen() {
+    let mut conn = Conn::default();
+    // Of an unknown connection, and of the first call of a direction, nothing is known.
+    assert_eq!(conn.unseen(Received, 100, 100), 0);
+    conn.role = ROLE_SERVER;
+    assert_eq!(conn.unseen(Sent, u32::MAX, 50), 0);
+    assert_eq!(conn.unseen(Received, 150, 50), 0);
+    assert_eq!(conn.unseen(Received, 250, 30), 70);
+    assert_eq!(conn.unseen(Received, 260, 10), 0);
+    // Across the wrap, and with the end of the stream in the same call.
+    assert_eq!(conn.unseen(Sent, 99, 40), 60);
+    assert_eq!(conn.unseen(Received, 271, 10), 0);
+    // Two threads, each of whose calls is told after both.
+    assert_eq!(conn.unseen(Sent, 399, 100), 200);
+    assert_eq!(conn.unseen(Sent, 399, 200), 0);
+    assert_eq!(conn.unseen(Sent, 999, 10), 0);
+}
+
+#[test]
+fn what_passes_by_unseen_is_passed_over_in_a_body_and_shifts_nothing_elsewhere() {
+    let get: &[u8] = b"GET /a HTTP/1.1\r\n\r\n";
+    let part: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc";
+    let none: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+    for client in [false, true] {
+        let (asks, answers) = if client { (Sent, Received) } else { (Received, Sent) };
+        let mut wire = Wire::new();
+        wire.call(asks, get);
+        wire.call(answers, part);
+        // All but the last byte of the body, and then all of it.
+        wire.unseen(answers, 5);
+        wire.call(answers, b"d");
+        wire.call(asks, get);
+        wire.call(answers, part);
+        wire.unseen(answers, 6);
+        wire.call(asks, get);
+        wire.call(answers, none);
+        // A response, and then a request.
+        wire.call(asks, get);
+        wire.call(asks, get);
+        wire.unseen(answers, 40);
+        wire.call(answers, none);
+        wire.call(answers, none);
+        wire.unseen(asks, 40);
+        wire.call(asks, get);
+        wire.call(answers, none);
+        let lasted: Vec<_> = wire.io.recorded.iter().map(|exchange| exchange.end - exchange.start).collect();
+        let dropped: u32 =
+            wire.io.dropped.iter().map(|(reason, count)| count * u32::from(*reason == Reason::Desync)).sum();
+        assert_eq!((lasted, dropped), (vec![21, 11, 11, 11, 11], 1), "{:?}", wire.io.dropped);
+        let statuses: Vec<_> = wire.io.recorded.iter().map(|exchange| exchange.status).collect();
+        assert_eq!(statuses, [200, 200, 204, 204, 204]);
+        wire.found();
+    }
 }
 
 #[test]

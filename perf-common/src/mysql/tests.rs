@@ -66,6 +66,13 @@ impl<'a> End<'a> {
         self.io.call(&mut self.conn, direction, bytes, self.now);
     }
 
+    /// Bytes before the next call from there that nobody told of.
+    fn unseen(&mut self, from_client: bool, count: u32) {
+        let direction = if from_client == self.client { Sent } else { Received };
+        let call = Call { direction, total: 1, done: 0, begin: self.now, now: self.now };
+        self.conn.pass_over(&mut self.io, &call, count);
+    }
+
     fn say(&mut self, turns: &'a [(bool, Vec<u8>)]) {
         for (from_client, bytes) in turns {
             self.call(*from_client, bytes);
@@ -90,6 +97,33 @@ impl<'a> End<'a> {
 
     fn durations(&self) -> Vec<(u64, u64)> {
         self.io.recorded.iter().map(|e| (e.start, e.end)).collect()
+    }
+}
+
+#[test]
+fn what_passes_by_unseen_shifts_nothing() {
+    let (hello, one, answer, row) = (hello(), query("select 1"), ok(1), p(4, &[99; 100]));
+    let columns = rows(0);
+    let head = [&columns[..columns.len() - marker(9).len()], &row[..50]].concat();
+    let tail = [&row[90..], &marker(5)].concat();
+    for client in [false, true] {
+        let mut end = End::new(client);
+        end.say(&hello);
+        // A part of a row.
+        end.call(true, &one);
+        end.call(false, &head);
+        end.unseen(false, 40);
+        end.call(false, &tail);
+        // An answer: the last command that waits is the one that is answered. Then a command.
+        end.call(true, &one);
+        end.call(true, &one);
+        end.unseen(false, answer.len() as u32);
+        end.call(false, &answer);
+        end.unseen(true, one.len() as u32);
+        end.call(true, &one);
+        end.call(false, &answer);
+        let lasted: Vec<_> = end.io.recorded.iter().map(|e| e.end - e.start).collect();
+        assert_eq!((lasted, end.io.dropped.as_slice()), (vec![21, 11, 11], &[(Reason::Desync, 1)][..]));
     }
 }
 

@@ -73,6 +73,13 @@ impl<'a> End<'a> {
         self.io.call(&mut self.conn, direction, bytes, self.now);
     }
 
+    /// Bytes before the next call from there that nobody told of.
+    fn unseen(&mut self, from_client: bool, count: u32) {
+        let direction = if from_client == self.client { Sent } else { Received };
+        let call = Call { direction, total: 1, done: 0, begin: self.now, now: self.now };
+        self.conn.pass_over(&mut self.io, &call, count);
+    }
+
     /// Each text with how often it was answered so.
     fn counts(&self) -> Vec<(String, bool, u32)> {
         let mut counts: Vec<(String, bool, u32)> = Vec::new();
@@ -442,6 +449,34 @@ fn nothing_is_completed_between_an_error_and_the_end_of_its_group() {
             end.call(false, call);
         }
         assert_eq!(end.counts(), [("a".to_owned(), true, 1), ("other".to_owned(), true, 2)]);
+    }
+}
+
+#[test]
+fn what_passes_by_unseen_shifts_nothing() {
+    let (start, hello, one, answer) =
+        (startup_packet(), welcome(), query("select 1"), [complete(), ready()].concat());
+    let long = [m(b'D', &[0; 100]), complete(), ready()].concat();
+    for client in [false, true] {
+        let mut end = End::new(client);
+        end.call(true, &start);
+        end.call(false, &hello);
+        // A part of a row.
+        end.call(true, &one);
+        end.call(false, &long[..20]);
+        end.unseen(false, 60);
+        end.call(false, &long[80..]);
+        // An answer, which takes along the query whose answer shows that; then a query.
+        end.call(true, &one);
+        end.call(true, &one);
+        end.unseen(false, answer.len() as u32);
+        end.call(false, &answer);
+        end.call(false, &answer);
+        end.unseen(true, one.len() as u32);
+        end.call(true, &one);
+        end.call(false, &answer);
+        let lasted: Vec<_> = end.io.recorded.iter().map(|e| e.end - e.start).collect();
+        assert_eq!((lasted, end.io.dropped.as_slice()), (vec![21, 11], &[(Reason::Desync, 2)][..]));
     }
 }
 

@@ -37,6 +37,13 @@ impl<'a> End<'a> {
         self.io.call(&mut self.conn, direction, bytes, self.now);
     }
 
+    /// Bytes before the next call from there that nobody told of.
+    fn unseen(&mut self, from_client: bool, count: u32) {
+        let direction = if from_client == self.client { Sent } else { Received };
+        let call = Call { direction, total: 1, done: 0, begin: self.now, now: self.now };
+        self.conn.pass_over(&mut self.io, &call, count);
+    }
+
     /// Each verb with how often it was answered so; a blocking one with a `!`.
     fn counts(&self) -> Vec<(String, bool, u32)> {
         let mut counts: Vec<(String, bool, u32)> = Vec::new();
@@ -253,6 +260,30 @@ fn a_reader_that_is_faster_than_the_return_of_send_is_paired() {
     end.io.call(&mut end.conn, Sent, &one, 200);
     end.io.call(&mut end.conn, Received, b"+OK\r\n", 210);
     assert_eq!(end.durations()[2..], [(200, 211)]);
+}
+
+#[test]
+fn what_passes_by_unseen_shifts_nothing() {
+    let (get, answer) = (ask("GET a"), b"$100\r\n".iter().chain(&[b'x'; 100]).chain(b"\r\n").copied());
+    let answer: Vec<u8> = answer.collect();
+    for client in [false, true] {
+        let mut end = End::new(client);
+        // A part of a string.
+        end.call(true, &get);
+        end.call(false, &answer[..20]);
+        end.unseen(false, 80);
+        end.call(false, &answer[100..]);
+        // A reply, which takes along the command whose reply shows that; then a command.
+        end.call(true, &get);
+        end.call(true, &get);
+        end.unseen(false, answer.len() as u32);
+        end.call(false, &answer);
+        end.unseen(true, get.len() as u32);
+        end.call(true, &get);
+        end.call(false, &answer);
+        assert_eq!(end.durations().iter().map(|(start, end)| end - start).collect::<Vec<_>>(), [21, 11]);
+        assert_eq!(end.io.dropped, [(Reason::Desync, 2)]);
+    }
 }
 
 #[test]

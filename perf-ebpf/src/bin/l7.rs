@@ -109,6 +109,8 @@ struct Work {
     place: u64,
     window: Window,
     call: Call,
+    /// How many bytes of the connection passed by unseen before the call.
+    unseen: u64,
     payload: Payload,
     /// Where in the window the last bytes were put that came from the call.
     fresh_at: u64,
@@ -157,10 +159,17 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     if conn.ignores(Direction::Sent) {
         return 0;
     }
+    let tcp = socket::tcp(sk);
+    if tcp.is_null() {
+        return 0;
+    }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let begin = if conn.role == ROLE_SERVER { now } else { departure(conn, sk, sock_at, length as u64, now) };
+    let begin =
+        if conn.role == ROLE_SERVER { now } else { departure(conn, tcp, sock_at, length as u64, now) };
     let Some(work) = work(Direction::Sent) else { return 0 };
+    let written: u32 = tcp.load(sock_at.tcp_write_seq);
+    work.unseen = conn.unseen(Direction::Sent, written, length as u32).into();
     work.sk = sk.key();
     work.place = Direction::Sent as u64;
     work.call = Call { direction: Direction::Sent, total: length as u32, done: 0, begin, now };
@@ -202,6 +211,8 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     }
     let now: u64 = tcp.load(sock_at.tcp_clock_cache);
     let begin = if arrived == 0 { now } else { arrived };
+    let read: u32 = tcp.load(sock_at.tcp_copied_seq);
+    work.unseen = conn.unseen(Direction::Received, read, length as u32).into();
     work.sk = sk.key();
     work.place = Direction::Received as u64;
     work.call = Call { direction: Direction::Received, total: length as u32, done: 0, begin, now };
@@ -273,6 +284,8 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     } else if conn.role != ROLE_SERVER {
         begin = departure(conn, sk, sock_at, length as u64, now);
     }
+    let seq: u32 = sk.load(if received { sock_at.tcp_copied_seq } else { sock_at.tcp_write_seq });
+    work.unseen = conn.unseen(syscall.direction, seq, length as u32).into();
     work.sk = sk.key();
     work.place = Direction::Received as u64;
     work.call = Call { direction: syscall.direction, total: length as u32, done: 0, begin, now };
@@ -347,6 +360,9 @@ fn pass_on_dns(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, at: &
 fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut Conn, work: &mut Work) {
     let mut next = u32::from(conn.protocol);
     if next <= u32::from(HTTP) {
+        if work.unseen != 0 {
+            http::pass_over(sk, conn, work);
+        }
         let more = http::advance(sk, conn, work);
         if conn.protocol == HTTP && !is_on(HTTP) {
             conn.role = ROLE_OPAQUE;
@@ -452,11 +468,7 @@ fn conn(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
 
 /// When a request's first packet left. Not when the call returned: on loopback the server can have answered by then.
 #[inline(always)]
-fn departure(conn: &Conn, sk: Ptr, at: &SockOffsets, length: u64, now: u64) -> u64 {
-    let tcp = socket::tcp(sk);
-    if tcp.is_null() {
-        return now;
-    }
+fn departure(conn: &Conn, tcp: Ptr, at: &SockOffsets, length: u64, now: u64) -> u64 {
     let left: u64 = tcp.load(at.tcp_wstamp);
     let all: u64 = tcp.load(at.tcp_bytes_sent);
     // The stamp belongs to this call if it is younger than what the connection did before.

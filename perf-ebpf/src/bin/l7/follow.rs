@@ -46,6 +46,10 @@ macro_rules! follow {
             let Some(conn) = state(sk, true) else { return 0 };
             if work.call.done == 0 {
                 work.$part.pass.len = 0;
+                let (call, unseen) = (work.call, work.unseen as u32);
+                if unseen != 0 && (conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT) {
+                    conn.pass_over(&mut $io { work }, &call, unseen);
+                }
             }
             let more = advance(sk, conn, work);
             if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {

@@ -139,6 +139,13 @@ pub(super) fn advance(sk: Ptr, conn: &mut Conn, work: &mut Scratch) -> bool {
     true
 }
 
+/// What passed by unseen before the call.
+#[inline(always)]
+pub(super) fn pass_over(sk: Ptr, conn: &mut Conn, work: &mut Scratch) {
+    let (call, unseen) = (work.call, work.unseen as u32);
+    conn.pass_over(&mut Kernel { work, sk }, &call, unseen);
+}
+
 #[inline(always)]
 pub(super) fn give_up(conn: &mut Conn, work: &mut Scratch) {
     let mut call = work.call;
