@@ -115,7 +115,7 @@ pub struct Conn {
     pub unordered: u8,
     /// Where a client's connection to a database is among all of them, plus one; 0 for nowhere.
     pub pool: u32,
-    /// The sequence number of the next call's first byte, by direction; 0 until known.
+    /// The sequence number of the next call's first byte, by direction.
     pub next_seq: [u32; 2],
     pub pad: u32,
 }
@@ -343,21 +343,21 @@ impl Conn {
             || half.state >= State::FirstWithoutPayload as u8 && half.remaining >= u64::from(total)
     }
 
-    /// How many bytes of this direction passed by unseen before a call of `length` bytes that ended at this sequence number:
-    /// of calls that the kernel ran no program for, or that no hook tells of.
+    /// How many bytes of this direction passed by unseen before a call of `length` bytes: of calls that the kernel ran no program
+    /// for, or that no hook tells of. `seq` is the sequence number where a direction stands behind this call.
     #[inline(always)]
-    pub fn unseen(&mut self, direction: Direction, seq: u32, length: u32) -> u32 {
-        let is_followed = self.role == ROLE_SERVER || self.role == ROLE_CLIENT;
-        if !is_followed {
+    pub fn unseen(&mut self, direction: Direction, length: u32, seq: impl Fn(Direction) -> u32) -> u32 {
+        if self.role != ROLE_SERVER && self.role != ROLE_CLIENT {
             // Not every call of an unknown connection comes by here.
-            self.next_seq = [0; 2];
+            self.next_seq = [seq(Direction::Received), seq(Direction::Sent)];
+            return 0;
         }
+        let seq = seq(direction);
         let next = &mut self.next_seq[if direction as u8 == Direction::Sent as u8 { 1 } else { 0 }];
         let gap = seq.wrapping_sub(length).wrapping_sub(*next);
-        let is_first = *next == 0;
         *next = seq;
         // The end of the stream counts for one byte in the call that came upon it.
-        if !is_followed || is_first || gap <= 1 {
+        if gap <= 1 {
             return 0;
         }
         // Two threads that send at once, or data that never went through this socket's sequence.

@@ -118,10 +118,10 @@ fn a_response_that_nobody_saw_shifts_none_of_the_others() {
             if *from_client { pair.request(&[bytes]) } else { pair.response(&[bytes]) }
         }
         for _ in 0..ROUNDS {
-            pair.exchange(request, response);
+            // The first one of a connection, too.
             pair.request(&[request]);
             pair.response_spliced(response);
-            for _ in 0..3 {
+            for _ in 0..4 {
                 // This is the traffic: a request that got the next one's response would last as long as this.
                 sleep(PAUSE);
                 pair.exchange(request, response);

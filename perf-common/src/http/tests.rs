@@ -56,20 +56,23 @@ fn server(script: &[(Direction, &[u8])]) -> Vec<String> {
 #[test]
 fn sequence_numbers_tell_what_passed_by_unseen() {
     let mut conn = Conn::default();
-    // Of an unknown connection, and of the first call of a direction, nothing is known.
-    assert_eq!(conn.unseen(Received, 100, 100), 0);
-    conn.role = ROLE_SERVER;
-    assert_eq!(conn.unseen(Sent, u32::MAX, 50), 0);
-    assert_eq!(conn.unseen(Received, 150, 50), 0);
-    assert_eq!(conn.unseen(Received, 250, 30), 70);
-    assert_eq!(conn.unseen(Received, 260, 10), 0);
+    let mut unseen = |role, direction, seq, length| {
+        conn.role = role;
+        conn.unseen(direction, length, |of| if of == direction { seq } else { u32::MAX })
+    };
+    // Of an unknown connection, all that is known is where it stands.
+    assert_eq!(unseen(ROLE_UNKNOWN, Received, 100, 50), 0);
+    assert_eq!(unseen(ROLE_UNKNOWN, Received, 200, 50), 0);
+    assert_eq!(unseen(ROLE_SERVER, Received, 250, 50), 0);
+    assert_eq!(unseen(ROLE_SERVER, Received, 350, 30), 70);
+    assert_eq!(unseen(ROLE_SERVER, Received, 360, 10), 0);
     // Across the wrap, and with the end of the stream in the same call.
-    assert_eq!(conn.unseen(Sent, 99, 40), 60);
-    assert_eq!(conn.unseen(Received, 271, 10), 0);
+    assert_eq!(unseen(ROLE_SERVER, Sent, 99, 40), 60);
+    assert_eq!(unseen(ROLE_SERVER, Received, 371, 10), 0);
     // Two threads, each of whose calls is told after both.
-    assert_eq!(conn.unseen(Sent, 399, 100), 200);
-    assert_eq!(conn.unseen(Sent, 399, 200), 0);
-    assert_eq!(conn.unseen(Sent, 999, 10), 0);
+    assert_eq!(unseen(ROLE_SERVER, Sent, 399, 100), 200);
+    assert_eq!(unseen(ROLE_SERVER, Sent, 399, 200), 0);
+    assert_eq!(unseen(ROLE_SERVER, Sent, 999, 10), 0);
 }
 
 #[test]

@@ -168,8 +168,7 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     let begin =
         if conn.role == ROLE_SERVER { now } else { departure(conn, tcp, sock_at, length as u64, now) };
     let Some(work) = work(Direction::Sent) else { return 0 };
-    let written: u32 = tcp.load(sock_at.tcp_write_seq);
-    work.unseen = conn.unseen(Direction::Sent, written, length as u32).into();
+    work.unseen = conn.unseen(Direction::Sent, length as u32, |of| position(tcp, sock_at, of)).into();
     work.sk = sk.key();
     work.place = Direction::Sent as u64;
     work.call = Call { direction: Direction::Sent, total: length as u32, done: 0, begin, now };
@@ -211,8 +210,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     }
     let now: u64 = tcp.load(sock_at.tcp_clock_cache);
     let begin = if arrived == 0 { now } else { arrived };
-    let read: u32 = tcp.load(sock_at.tcp_copied_seq);
-    work.unseen = conn.unseen(Direction::Received, read, length as u32).into();
+    work.unseen = conn.unseen(Direction::Received, length as u32, |of| position(tcp, sock_at, of)).into();
     work.sk = sk.key();
     work.place = Direction::Received as u64;
     work.call = Call { direction: Direction::Received, total: length as u32, done: 0, begin, now };
@@ -284,8 +282,7 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     } else if conn.role != ROLE_SERVER {
         begin = departure(conn, sk, sock_at, length as u64, now);
     }
-    let seq: u32 = sk.load(if received { sock_at.tcp_copied_seq } else { sock_at.tcp_write_seq });
-    work.unseen = conn.unseen(syscall.direction, seq, length as u32).into();
+    work.unseen = conn.unseen(syscall.direction, length as u32, |of| position(sk, sock_at, of)).into();
     work.sk = sk.key();
     work.place = Direction::Received as u64;
     work.call = Call { direction: syscall.direction, total: length as u32, done: 0, begin, now };
@@ -464,6 +461,12 @@ fn conn(sk: Ptr, create: bool) -> Option<&'static mut Conn> {
     let storage = get(&FILES).by_descriptor == 0;
     // SAFETY: maps of this object; an all-zero connection is a new one.
     unsafe { socket::state(&CONNS, &CONNS_BY_ADDR, &CONN_ZERO, sk, storage, create) }
+}
+
+/// The sequence number where a direction stands: how far the program has read or written.
+#[inline(always)]
+fn position(tcp: Ptr, at: &SockOffsets, direction: Direction) -> u32 {
+    tcp.load(if direction as u8 == Direction::Sent as u8 { at.tcp_write_seq } else { at.tcp_copied_seq })
 }
 
 /// When a request's first packet left. Not when the call returned: on loopback the server can have answered by then.
