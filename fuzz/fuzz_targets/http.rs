@@ -5,11 +5,15 @@ use libfuzzer_sys::fuzz_target;
 use perf_common::http::memory::Memory;
 use perf_common::http::{Conn, Direction};
 
-fuzz_target!(|calls: Vec<(bool, Vec<u8>)>| {
+fuzz_target!(|calls: Vec<(bool, u8, Vec<u8>)>| {
     let mut conn = Conn::default();
     let mut io = Memory::default();
-    for (at, (sent, bytes)) in calls.iter().enumerate() {
+    for (at, (sent, unseen, bytes)) in calls.iter().enumerate() {
         let direction = if *sent { Direction::Sent } else { Direction::Received };
+        // Bytes that no hook tells of come before a few calls.
+        if let Some(count @ 1..) = unseen.checked_sub(200) {
+            io.unseen(&mut conn, direction, count.into(), 10 * at as u64 + 10);
+        }
         io.call(&mut conn, direction, bytes, 10 * at as u64 + 1);
     }
     conn.finish(&mut io);

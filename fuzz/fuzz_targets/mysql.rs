@@ -9,12 +9,16 @@ use perf_common::mysql::memory::Memory;
 /// A connection that is recognised: only behind it is the grammar reached.
 const GREETING: [u8; 46] = *b"\x2a\0\0\0\x0a5.5.5-10.11.19-MariaDB-padpadpadpadpadpad";
 
-fuzz_target!(|calls: Vec<(bool, Vec<u8>)>| {
+fuzz_target!(|calls: Vec<(bool, u8, Vec<u8>)>| {
     let mut conn = Conn::default();
     let mut io = Memory::default();
     io.call(&mut conn, Direction::Sent, &GREETING, 1);
-    for (at, (sent, bytes)) in calls.iter().enumerate() {
+    for (at, (sent, unseen, bytes)) in calls.iter().enumerate() {
         let direction = if *sent { Direction::Sent } else { Direction::Received };
+        // Bytes that no hook tells of come before a few calls.
+        if let Some(count @ 1..) = unseen.checked_sub(200) {
+            io.unseen(&mut conn, direction, count.into(), 10 * at as u64 + 10);
+        }
         io.call(&mut conn, direction, bytes, 10 * at as u64 + 11);
     }
     conn.finish(&mut io);

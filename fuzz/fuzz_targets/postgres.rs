@@ -9,12 +9,16 @@ use perf_common::postgres::memory::Memory;
 /// A connection that is recognised: only behind it is the grammar reached.
 const STARTUP: [u8; 9] = [0, 0, 0, 9, 0, 3, 0, 0, 0];
 
-fuzz_target!(|calls: Vec<(bool, Vec<u8>)>| {
+fuzz_target!(|calls: Vec<(bool, u8, Vec<u8>)>| {
     let mut conn = Conn::default();
     let mut io = Memory::default();
     io.call(&mut conn, Direction::Received, &STARTUP, 1);
-    for (at, (sent, bytes)) in calls.iter().enumerate() {
+    for (at, (sent, unseen, bytes)) in calls.iter().enumerate() {
         let direction = if *sent { Direction::Sent } else { Direction::Received };
+        // Bytes that no hook tells of come before a few calls.
+        if let Some(count @ 1..) = unseen.checked_sub(200) {
+            io.unseen(&mut conn, direction, count.into(), 10 * at as u64 + 10);
+        }
         io.call(&mut conn, direction, bytes, 10 * at as u64 + 11);
     }
     conn.finish(&mut io);

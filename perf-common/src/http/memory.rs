@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::parse::{self, Parsed};
-use super::{Conn, Direction, Exchange, Half, Io};
+use super::{Call, Conn, Direction, Exchange, Half, Io, ROLE_CLIENT, ROLE_SERVER};
 use crate::bytes::{WINDOW, Window};
 use crate::events::Reason;
 
@@ -97,8 +97,7 @@ impl<'a> Memory<'a> {
             return;
         }
         self.bytes = bytes;
-        let mut call =
-            super::Call { direction, total: bytes.len() as u32, done: 0, begin: now, now: now + 1 };
+        let mut call = Call { direction, total: bytes.len() as u32, done: 0, begin: now, now: now + 1 };
         let mut steps = 0;
         while call.done < call.total {
             super::step(conn, self, &mut call);
@@ -106,6 +105,13 @@ impl<'a> Memory<'a> {
             assert!(steps <= 4 * bytes.len() + 4, "no progress");
         }
         assert_eq!(call.done, call.total);
+    }
+
+    /// So many bytes pass by that nobody tells of, before the next call of this direction.
+    pub fn unseen(&mut self, conn: &mut Conn, direction: Direction, count: u32, now: u64) {
+        if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {
+            conn.pass_over(self, &Call { direction, total: 1, done: 0, begin: now, now }, count);
+        }
     }
 
     /// Requests that were dropped, whatever the reason.

@@ -25,8 +25,7 @@ impl<'a> Wire<'a> {
 
     /// Bytes before the next call in this direction that nobody told of.
     fn unseen(&mut self, direction: Direction, count: u32) {
-        let call = Call { direction, total: 1, done: 0, begin: self.now, now: self.now };
-        self.conn.pass_over(&mut self.io, &call, count);
+        self.io.unseen(&mut self.conn, direction, count, self.now);
     }
 
     /// Method, route and status of what was recorded, with the contract of loss checked.

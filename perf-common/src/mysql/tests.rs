@@ -69,8 +69,7 @@ impl<'a> End<'a> {
     /// Bytes before the next call from there that nobody told of.
     fn unseen(&mut self, from_client: bool, count: u32) {
         let direction = if from_client == self.client { Sent } else { Received };
-        let call = Call { direction, total: 1, done: 0, begin: self.now, now: self.now };
-        self.conn.pass_over(&mut self.io, &call, count);
+        self.io.unseen(&mut self.conn, direction, count, self.now);
     }
 
     fn say(&mut self, turns: &'a [(bool, Vec<u8>)]) {

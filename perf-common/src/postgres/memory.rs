@@ -9,7 +9,7 @@ use super::message::{Found, Half, Pass, is_chain};
 use super::{Call, Conn, Exchange, Io, Settle};
 use crate::block::{BLOCK, Block};
 use crate::events::Reason;
-use crate::http::Direction;
+use crate::l7::{Direction, ROLE_CLIENT, ROLE_SERVER};
 use crate::sql::{OTHER, Statement};
 
 /// Payload in memory, findings in vectors.
@@ -135,6 +135,13 @@ impl<'a> Memory<'a> {
             assert!(steps <= 4 * bytes.len() + 4, "no progress");
         }
         assert_eq!(call.done, call.total);
+    }
+
+    /// So many bytes pass by that nobody tells of, before the next call of this direction.
+    pub fn unseen(&mut self, conn: &mut Conn, direction: Direction, count: u32, now: u64) {
+        if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {
+            conn.pass_over(self, &Call { direction, total: 1, done: 0, begin: now, now }, count);
+        }
     }
 
     /// How many were recorded.
