@@ -5,11 +5,13 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::Pod;
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue};
+use aya::maps::ring_buf::RingBufItem;
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue, RingBuf};
 use perf_common::cells::Slot;
 
 use crate::bpf;
@@ -17,6 +19,31 @@ use crate::bpf;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Entries per system call; a bucket that holds more makes the kernel ask for more room.
 const BATCH: u32 = 512;
+
+/// Bytes that came up through all rings since the start.
+static SENT_UP: AtomicU64 = AtomicU64::new(0);
+
+/// How many bytes BPF programs have sent up one by one, the only thing that is not read from maps.
+pub(crate) fn sent_up() -> u64 {
+    SENT_UP.load(Ordering::Relaxed)
+}
+
+/// What BPF programs send up one by one.
+pub(crate) struct Ring(RingBuf<MapData>);
+
+impl Ring {
+    /// Takes the ring of this name out of a loaded object.
+    pub(crate) fn take(object: &mut Ebpf, name: &str) -> anyhow::Result<Self> {
+        let map = object.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+        Ok(Self(RingBuf::try_from(map)?))
+    }
+
+    pub(crate) fn next(&mut self) -> Option<RingBufItem<'_>> {
+        let item = self.0.next()?;
+        SENT_UP.fetch_add(item.len() as u64, Ordering::Relaxed);
+        Some(item)
+    }
+}
 
 /// A map of the kernel's, to be read whole.
 pub(crate) struct MapReader {

@@ -29,7 +29,7 @@ use serde::Serialize;
 use crate::config::{Buckets, Config};
 use crate::identity::{Identity, Namer};
 use crate::kernel::{Kernel, Missing};
-use crate::maps::MapReader;
+use crate::maps::{MapReader, sent_up};
 use crate::object::{Globals, Loader, missed_runs};
 use crate::page::{FamilyWriter, Kind, Page};
 use crate::requests::{Recent, What};
@@ -412,6 +412,12 @@ fn write_events(page: &mut Page, running: &[(&'static str, Box<dyn Probe>)]) {
     for (probe, slice) in running {
         family.sample(&[("probe", probe)], missed_runs(&slice.common().object) as f64);
     }
+    page.family(
+        "perf_agent_samples_bytes_total",
+        "Bytes that BPF programs sent up one by one: the first request of each new name, and sampled requests. All else is counted where it happens.",
+        Kind::Counter,
+    )
+    .sample(&[], sent_up() as f64);
 }
 
 /// What became of the events that one kind of measurement saw, by [`perf_common::events`].

@@ -52,6 +52,11 @@ impl Postgres {
         postgres
     }
 
+    /// Of the process that starts one for each connection.
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
     /// As `destination` names it.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)

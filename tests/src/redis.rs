@@ -11,7 +11,7 @@ use crate::{PATIENCE, Running, free_port, run, wait_until};
 /// A server on a port of loopback that keeps nothing.
 pub struct Redis {
     pub port: u16,
-    _running: Running,
+    running: Running,
     _dir: TempDir,
 }
 
@@ -23,7 +23,11 @@ impl Redis {
         server.arg("--dir").arg(dir.path()).stdout(Stdio::null());
         let running = Running::spawn(&mut server);
         wait_until("Redis takes connections", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Self { port, _running: running, _dir: dir }
+        Self { port, running, _dir: dir }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
     }
 
     pub fn cli(&self, arguments: &[&str]) -> String {

@@ -4,7 +4,7 @@ mod domains;
 mod sweep;
 
 use anyhow::Context as _;
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::Array;
 use perf_common::dns::{DnsCell, DnsKey, OTHER, OUTCOMES, QTYPES, RCODES, ROLE_CLIENT, ROLE_SERVER, TIMEOUT};
 use perf_common::events::{COUNTERS, DROPPED, RECORDED, Reason, SEEN};
 use perf_common::request::Request;
@@ -16,7 +16,7 @@ use super::sampler::{self, Feed, Late};
 use super::{Account, Common, Names, Probe, Start, Started, Write, merged, started};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::maps::{Counters, Table};
+use crate::maps::{Counters, Ring, Table};
 use crate::object::{self, Hook};
 use crate::page::{Kind, Page};
 use crate::requests::What;
@@ -43,7 +43,7 @@ struct Dns {
     common: Common,
     table: Table,
     events: Counters,
-    samples: RingBuf<MapData>,
+    samples: Ring,
     domains: Domains,
     sweeper: Sweeper,
     feed: Feed,
@@ -80,8 +80,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let table = Table::take(&mut object, "")?;
         let events = Counters::take(&mut object, "EVENTS")?;
         let sweeper = Sweeper::start(&mut object, config.requests.max_per_second.get() != 0)?;
-        let samples = object.take_map("SAMPLES").context("the object has no map SAMPLES")?;
-        let samples = RingBuf::try_from(samples)?;
+        let samples = Ring::take(&mut object, "SAMPLES")?;
         let domains = Domains::new(domains != 0);
         let feed = Feed::take(&mut object)?;
         let dns = Dns { common: Common::take(object)?, table, events, samples, domains, sweeper, feed };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::{Array, MapData};
 use perf_common::histogram::Histogram;
 use perf_common::http::{HttpKey, METHODS, ROLE_SERVER, ROLE_UNKNOWN};
 use perf_common::request::{Request, SERVER};
@@ -21,7 +21,7 @@ use super::{Account, Names, Write, merged};
 use crate::clock::monotonic;
 use crate::config::{Config, Derived, Type};
 use crate::identity::Identity;
-use crate::maps::{Counters, Table};
+use crate::maps::{Counters, Ring, Table};
 use crate::page::{Kind, Page};
 use crate::requests::What;
 
@@ -29,7 +29,7 @@ use crate::requests::What;
 pub(super) struct Http {
     table: Table,
     events: Counters,
-    samples: RingBuf<MapData>,
+    samples: Ring,
     cells_used: Array<MapData, u64>,
     /// How many routes were named since the last look; the kernel stops at some.
     new_routes: Array<MapData, u64>,
@@ -65,11 +65,11 @@ impl Http {
             config.derived_metrics.iter().cloned().partition(|metric| metric.kind == Type::Counter);
         let mut map =
             |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
-        let (samples, cells_used, new_routes) = (map("SAMPLES")?, map("CELLS_USED")?, map("NEW_ROUTES")?);
+        let (cells_used, new_routes) = (map("CELLS_USED")?, map("NEW_ROUTES")?);
         Ok(Self {
             table: Table::take(object, "")?,
             events: Counters::take(object, "EVENTS")?,
-            samples: RingBuf::try_from(samples)?,
+            samples: Ring::take(object, "SAMPLES")?,
             cells_used: Array::try_from(cells_used)?,
             new_routes: Array::try_from(new_routes)?,
             routes: Routes::take(object, &config.probes.http)?,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::{Array, MapData};
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
 use perf_common::db::SYSTEMS;
@@ -16,7 +16,7 @@ use perf_common::request::{self, DATABASES, DNS, FAILED, HTTP, NEVER, PROTOCOLS,
 use super::{Names, Probe, address};
 use crate::clock;
 use crate::config;
-use crate::maps::Counters;
+use crate::maps::{Counters, Ring};
 use crate::page::{Kind, Page};
 use crate::requests::{Entry, Recent, Side, What};
 
@@ -40,7 +40,7 @@ pub(super) fn ring(config: &config::Requests) -> u32 {
 
 /// Where the requests of one object come up.
 pub(super) struct Feed {
-    ring: RingBuf<MapData>,
+    ring: Ring,
     granted: Array<MapData, u64>,
     taken: Array<MapData, u64>,
     unsampled: Counters,
@@ -52,10 +52,11 @@ pub(super) struct Feed {
 impl Feed {
     /// Once its programs are loaded, which need the maps to be in the object.
     pub(super) fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
+        let ring = Ring::take(object, "REQUESTS")?;
         let mut map =
             |name: &str| object.take_map(name).with_context(|| format!("the object has no map {name}"));
         Ok(Self {
-            ring: RingBuf::try_from(map("REQUESTS")?)?,
+            ring,
             granted: Array::try_from(map("GRANTED")?)?,
             taken: Array::try_from(map("TAKEN")?)?,
             unsampled: Counters::take(object, "UNSAMPLED")?,

@@ -12,7 +12,7 @@ use aya::programs::ProgramInfo;
 use crate::bench::pairs::{Pair, Slot};
 use crate::bench::report::Report;
 use crate::bench::subject::{PROBES, Subject};
-use crate::bench::workload::{Site, Workload, cpus};
+use crate::bench::workload::{Databases, Site, Workload, cpus};
 use crate::bench::{cost, floor, kernel, report};
 use crate::process::{fresh_dir, interrupted, target};
 use crate::{build, setup};
@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Pairs of slots per load and subject
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
     pairs: u32,
-    /// Length of a slot of nginx + wrk; the loops in file and pipe run a quarter of it
+    /// Length of a slot of nginx and the databases; the loops in file and pipe run a quarter of it
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// Measure this agent instead of building one
@@ -67,7 +67,7 @@ pub(super) fn prepare(args: &Args) -> Result<()> {
         setup::for_building()?;
         build::agent(false)?;
     }
-    setup::programs(&["nginx", "wrk"])
+    setup::programs(&["nginx", "wrk", "redis-server", "pg_ctlcluster"])
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {
@@ -90,9 +90,10 @@ pub(super) fn main(args: &Args) -> Result<()> {
     let site = Site::start(&dir)?;
     // Caches, the CPU's clock, nginx's first connections.
     site.connections(Duration::from_secs(1), &stop)?;
+    let databases = Databases::start(&dir, &stop)?;
 
     let mut all = Vec::new();
-    for workload in workloads(&site) {
+    for workload in workloads(&site, &databases) {
         all.push(bench.measure(&workload, &subjects)?);
     }
     bench.quiet(&BTreeSet::new())?;
@@ -130,11 +131,16 @@ fn subjects(args: &Args, agent: &Path, dir: &Path) -> Result<Vec<Subject>> {
     Ok(subjects)
 }
 
-fn workloads(site: &Site) -> Vec<Workload<'_>> {
+fn workloads<'s>(site: &'s Site, databases: &'s Databases) -> Vec<Workload<'s>> {
     let cpus = cpus();
     let (Some(first), Some(last)) = (cpus.first().copied(), cpus.last().copied()) else { return Vec::new() };
-    let mut all =
-        vec![Workload::Web(site), Workload::File { cpu: last }, Workload::Pipe { cpu: last, peer: last }];
+    let mut all = vec![
+        Workload::Web(site),
+        Workload::Redis(databases),
+        Workload::Postgres(databases),
+        Workload::File { cpu: last },
+        Workload::Pipe { cpu: last, peer: last },
+    ];
     if first != last {
         all.push(Workload::Pipe { cpu: first, peer: last });
     }
@@ -157,6 +163,32 @@ pub(super) struct Series {
     pub(super) subject: String,
     pub(super) has_target: bool,
     pub(super) pairs: Vec<Pair>,
+    /// Of each slot with an agent, what its process did for an operation.
+    pub(super) own: Vec<Own>,
+}
+
+/// What an agent's process does itself.
+#[derive(Clone, Copy)]
+pub(super) struct Own {
+    pub(super) cpu_seconds: f64,
+    /// That its BPF programs sent up one by one.
+    pub(super) sample_bytes: f64,
+}
+
+impl Own {
+    fn since(self, before: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds - before.cpu_seconds,
+            sample_bytes: self.sample_bytes - before.sample_bytes,
+        }
+    }
+
+    fn per_operation(self, slot: Slot) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds / slot.operations,
+            sample_bytes: self.sample_bytes / slot.operations,
+        }
+    }
 }
 
 struct Bench<'s> {
@@ -180,7 +212,9 @@ impl Bench<'_> {
         for turn in 1..=self.pairs {
             for (index, subject) in subjects.iter().enumerate() {
                 let running = subject.start(self.stop)?;
+                let before_it = running.own(false)?;
                 let with = self.slot(workload, &running.programs()?, &mut measured)?;
+                let own = running.own(true)?.zip(before_it).map(|(after, before)| after.since(before));
                 running.stop()?;
                 let after = self.without(workload, &mut measured)?;
                 let pair = Pair { before, with, after };
@@ -193,6 +227,7 @@ impl Bench<'_> {
                 );
                 if let Some(series) = measured.series.get_mut(index) {
                     series.pairs.push(pair);
+                    series.own.extend(own.map(|own| own.per_operation(with)));
                 }
                 before = after;
             }
@@ -247,7 +282,12 @@ impl Bench<'_> {
 
 impl Series {
     fn new(subject: &Subject) -> Self {
-        Self { subject: subject.name.clone(), has_target: subject.has_target(), pairs: Vec::new() }
+        Self {
+            subject: subject.name.clone(),
+            has_target: subject.has_target(),
+            pairs: Vec::new(),
+            own: Vec::new(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::bench::cost::Cost;
-use crate::bench::overhead::{Measured, Series};
+use crate::bench::overhead::{Measured, Own, Series};
 use crate::bench::pairs::{Pair, Slot, Spread};
 
 pub(super) struct Report {
@@ -143,6 +143,13 @@ fn print_measured(measured: &Measured) {
             summary.added_cpu_ns.median,
         );
         println!("{}", line.trim_end());
+        if let Some((cpu, bytes)) = own(series) {
+            println!(
+                "    its process, per million operations: {:.4} s of CPU, {:.0} bytes sent up to it",
+                cpu.median * 1e6,
+                bytes.median * 1e6
+            );
+        }
     }
     if let Some((rate, cpu)) = noise(measured) {
         println!("{}", format!("  {:<44}   {:<23}{:<23}", "noise", shown(rate), shown(cpu)).trim_end());
@@ -168,6 +175,8 @@ fn measured_json(measured: &Measured) -> Value {
             "ratio_by_rate": of(|summary| summary.rate),
             "ratio_by_cpu": of(|summary| summary.cpu),
             "added_cpu_ns": of(|summary| summary.added_cpu_ns),
+            "own_cpu_seconds_per_operation": own(series).map(|(cpu, _)| spread_json(cpu)),
+            "sample_bytes_per_operation": own(series).map(|(_, bytes)| spread_json(bytes)),
             "target": series.has_target.then_some(measured.target),
             "pairs": pairs,
         })
@@ -211,6 +220,12 @@ impl Summary {
             added_cpu_ns: over(Pair::added_cpu_ns)?,
         })
     }
+}
+
+/// What the agent's process did for an operation: CPU time, and bytes that its programs sent up.
+fn own(series: &Series) -> Option<(Spread, Spread)> {
+    let over = |figure: fn(&Own) -> f64| Spread::of(series.own.iter().map(figure));
+    Some((over(|own| own.cpu_seconds)?, over(|own| own.sample_bytes)?))
 }
 
 /// What the two ratios are of nothing at all: of a slot without a subject, by the one before.
@@ -259,7 +274,7 @@ mod tests {
         let slot = |operations| Slot { operations, seconds: 1.0, cpu_seconds: 2.0 };
         let pair = |without, with| Pair { before: slot(without), with: slot(with), after: slot(without) };
         let pairs = vec![pair(100.0, 90.0), pair(200.0, 190.0), pair(50.0, 40.0)];
-        let series = Series { subject: "agent".to_owned(), has_target: true, pairs };
+        let series = Series { subject: "agent".to_owned(), has_target: true, pairs, own: Vec::new() };
         let summary = Summary::of(&series).unwrap();
         assert!((summary.rate.median - 0.9).abs() < 1e-9);
         assert!((summary.cpu.min - 0.8).abs() < 1e-9);

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
 
+use crate::bench::cpu::Clock;
+use crate::bench::overhead::Own;
 use crate::bench::{floor, kernel};
 use crate::process::{Background, command, tail, target};
 use crate::run::LISTEN;
@@ -84,6 +86,18 @@ impl Running {
             Self::Agent(agent) => agent.process.pid(),
             Self::Floor(_) => std::process::id(),
         })
+    }
+
+    /// What an agent has done itself so far. The scrape that tells it is paid for outside of the slot between two of these.
+    pub(super) fn own(&self, slot_is_over: bool) -> Result<Option<Own>> {
+        let Self::Agent(agent) = self else { return Ok(None) };
+        let clock = Clock::of_process(agent.process.pid())?;
+        let before = clock.now()?;
+        let page = scrape::get(&agent.address, "/metrics")?;
+        let cpu = if slot_is_over { before } else { clock.now()? };
+        let sample = scrape::samples(&page).find(|sample| sample.name == "perf_agent_samples_bytes_total");
+        let sample = sample.context("this agent tells no perf_agent_samples_bytes_total")?;
+        Ok(Some(Own { cpu_seconds: cpu.as_secs_f64(), sample_bytes: sample.value }))
     }
 
     pub(super) fn stop(self) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The loads whose rates are compared.
 
+mod db;
 mod loops;
 mod web;
 
@@ -10,12 +11,17 @@ use anyhow::Result;
 
 use crate::bench::pairs::Slot;
 
+pub(super) use db::Databases;
 pub(super) use loops::{cpus, echo};
 pub(super) use web::Site;
 
 pub(super) enum Workload<'s> {
     /// nginx under wrk, connections kept alive.
     Web(&'s Site),
+    /// redis-benchmark without pipelines.
+    Redis(&'s Databases),
+    /// pgbench, only its SELECT.
+    Postgres(&'s Databases),
     /// pwrite and pread of 4 KiB of a file in memory: system calls that the agent has no hook on.
     File { cpu: usize },
     /// One byte to another process and back: nothing but switches.
@@ -26,6 +32,8 @@ impl Workload<'_> {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Web(_) => "nginx + wrk, keep-alive",
+            Self::Redis(_) => "redis-benchmark, GET",
+            Self::Postgres(_) => "pgbench, SELECT only",
             Self::File { .. } => "file write + read, 4 KiB",
             Self::Pipe { cpu, peer } if cpu == peer => "pipe round trip, one CPU",
             Self::Pipe { .. } => "pipe round trip, two CPUs",
@@ -36,6 +44,7 @@ impl Workload<'_> {
     pub(super) fn target(&self) -> f64 {
         match self {
             Self::Web(_) | Self::Pipe { .. } => 0.95,
+            Self::Redis(_) | Self::Postgres(_) => 0.97,
             Self::File { .. } => 0.99,
         }
     }
@@ -44,6 +53,8 @@ impl Workload<'_> {
     pub(super) fn run(&self, slot: Duration, stop: &AtomicBool) -> Result<Slot> {
         match self {
             Self::Web(site) => site.keep_alive(slot, stop),
+            Self::Redis(databases) => databases.redis(slot, stop),
+            Self::Postgres(databases) => databases.postgres(slot, stop),
             Self::File { cpu } => loops::file(*cpu, slot / 4),
             Self::Pipe { cpu, peer } => loops::pipe(*cpu, *peer, slot / 4),
         }

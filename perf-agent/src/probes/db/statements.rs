@@ -3,25 +3,23 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::{MapData, RingBuf};
 use perf_common::sql::{self, SqlSample, TEXT};
 
 use super::{Name, language};
+use crate::maps::Ring;
 use crate::probes::is_over;
 
 /// The names of statements, whatever their language.
 pub(super) struct Statements {
-    samples: RingBuf<MapData>,
+    samples: Ring,
     names: Names,
 }
 
 impl Statements {
     /// Once the programs are loaded, which need the map to be in the object.
     pub(super) fn take(object: &mut Ebpf) -> anyhow::Result<Self> {
-        let samples = object.take_map("SQL_SAMPLES").context("the object has no map SQL_SAMPLES")?;
-        Ok(Self { samples: RingBuf::try_from(samples)?, names: Names::default() })
+        Ok(Self { samples: Ring::take(object, "SQL_SAMPLES")?, names: Names::default() })
     }
 
     /// Names before counts: a fingerprint in a cell then has its sample in the ring or behind it.
