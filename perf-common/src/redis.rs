@@ -16,7 +16,7 @@ pub mod message;
 mod settle;
 pub mod verb;
 
-use crate::bytes::opaque;
+use crate::bytes::{low, opaque};
 use crate::events::Reason;
 use crate::l7::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
 use message::{BAD, BODY, Found, Half, is_letter};
@@ -85,6 +85,11 @@ impl Pending {
     }
 }
 
+/// In [`Conn::tentative`]: no, until a reply comes, until one comes that answers PING.
+const NO: u8 = 0;
+const IF_REPLY: u8 = 1;
+const IF_PONG: u8 = 2;
+
 /// One end of one connection.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -120,7 +125,7 @@ pub struct Conn {
     pub is_new: u8,
     /// 1 when it is opaque as soon as nothing waits any more.
     pub drains: u8,
-    /// 1 before the first reply of a connection that began without an array: other protocols begin like this, too.
+    /// One of the constants above: before its first reply, a connection that began without an array may be another protocol's.
     pub tentative: u8,
     pub pad: [u8; 5],
 }
@@ -163,6 +168,25 @@ pub fn may_begin(head: u64, total: u32) -> bool {
     one == b'*' && (alone || digit) || is_letter(one) && (alone || is_letter(two))
 }
 
+/// Whether the first reply of a connection that is tentative can begin with these bytes. Servers of other protocols answer
+/// with `+OK` or `-ERR` as well, but not to what is a verb here.
+#[inline(always)]
+fn may_answer(head: u64, total: u32, to_ping: bool) -> bool {
+    /// The first byte lowest.
+    const PONG: u64 = u64::from_le_bytes(*b"+PONG\r\n\0");
+    let (one, two) = ((head & 255) as u8, (head >> 8 & 255) as u8);
+    let alone = total == 1;
+    let number = alone || two == b'-' || two.wrapping_sub(b'0') <= 9;
+    let word = alone || two.wrapping_sub(b'A') < 26;
+    match one {
+        b'+' if to_ping => (head ^ PONG) & low(if total < 7 { total } else { 7 }) == 0,
+        b'+' | b'-' => word,
+        b':' | b'$' | b'*' | b'%' | b'~' | b'(' | b',' | b'=' => number,
+        b'_' | b'#' => alone || matches!(two, b'\r' | b't' | b'f'),
+        _ => false,
+    }
+}
+
 /// Moves the connection over the next part of a call. Call it until `call.done` reaches `call.total`; each time makes
 /// progress.
 #[inline(always)]
@@ -179,8 +203,12 @@ pub fn step<I: Io>(conn: &mut Conn, io: &mut I, call: &mut Call) {
         call.done = call.total;
         return;
     }
+    let is_strange = !is_request
+        && conn.tentative != NO
+        && call.done == 0
+        && !may_answer(io.peek(call), call.total, conn.tentative == IF_PONG);
     let half = if is_request { &mut conn.half[REQUEST] } else { &mut conn.half[RESPONSE] };
-    let found = if half.phase == BODY {
+    let mut found = if half.phase == BODY {
         half.pass_over(call.total - call.done, is_request)
     } else {
         if !io.fill(call) {
@@ -189,6 +217,9 @@ pub fn step<I: Io>(conn: &mut Conn, io: &mut I, call: &mut Call) {
         io.parse(half, &mut conn.text, is_request)
     };
     call.done += found.consumed;
+    if is_strange {
+        found.event = BAD;
+    }
     if unknown && !conn.attach(call, &found) {
         return;
     }
@@ -288,7 +319,11 @@ impl Conn {
         let received = call.direction as u8 == Direction::Received as u8;
         self.role = if received { ROLE_SERVER } else { ROLE_CLIENT };
         self.half[RESPONSE] = Half::EMPTY;
-        self.tentative = u8::from(inline);
+        self.tentative = match (inline, verb) {
+            (false, _) => NO,
+            (true, verb::PING) => IF_PONG,
+            _ => IF_REPLY,
+        };
         true
     }
 

@@ -17,6 +17,7 @@ mod nginx;
 mod page;
 mod postgres;
 mod proc;
+mod protocol;
 mod redis;
 mod wire;
 
@@ -35,6 +36,7 @@ pub use nginx::{Counted, Nginx};
 pub use page::{Labels, Page, Sample};
 pub use postgres::{Postgres, script};
 pub use proc::{Proc, bpf_loaded, comm};
+pub use protocol::{Protocol, protocols};
 pub use redis::Redis;
 pub use wire::{Pair, listener};
 

@@ -49,6 +49,13 @@ impl Pair {
         }
     }
 
+    /// What either says, the client where it is true.
+    pub fn say(&mut self, turns: &[(bool, Vec<u8>)]) {
+        for (from_client, bytes) in turns {
+            if *from_client { self.request(&[bytes]) } else { self.response(&[bytes]) }
+        }
+    }
+
     /// The server reads this by `splice`, which no hook tells of.
     pub fn request_spliced(&mut self, bytes: &[u8]) {
         self.client.write_all(bytes).unwrap();

@@ -356,6 +356,33 @@ fn hostile_bytes_end_a_connection_and_no_more() {
 }
 
 #[test]
+fn a_connection_that_begins_with_a_line_is_known_by_its_first_reply() {
+    for (line, reply, is_ours) in [
+        (&b"PING\r\n"[..], &b"+PONG\r\n"[..], true),
+        (b"PING\r\n", b"-NOAUTH Authentication required.\r\n", true),
+        (b"ping hello\r\n", b"$5\r\nhello\r\n", true),
+        (b"DEL a\r\n", b":1\r\n", true),
+        (b"INCR a\r\n", b"-ERR no\r\n", true),
+        (b"PING\r\n", b"PONG\r\n", false),
+        (b"PING\r\n", b"+OK\r\n", false),
+        (b"PING me\r\n", b":server PONG me\r\n", false),
+        (b"INCR a 5\r\n", b"6\r\n", false),
+        (b"SELECT * FROM t\r\n", b"* 1\r\n", false),
+        (b"SUBSCRIBE\r\n", b"MESSAGE\r\n", false),
+    ] {
+        // Of one byte, too little is known to be strict.
+        let sizes = if is_ours { &[1, 3, 100][..] } else { &[3, 100] };
+        for &size in sizes {
+            let mut end = End::new(true);
+            line.chunks(size).for_each(|piece| end.call(true, piece));
+            reply.chunks(size).for_each(|piece| end.call(false, piece));
+            let seen = u32::from(is_ours);
+            assert_eq!((end.io.seen, end.io.counted()), (seen, seen), "{:?}", str::from_utf8(reply));
+        }
+    }
+}
+
+#[test]
 fn foreign_protocols_become_opaque_and_count_nothing() {
     let turns: [(&[u8], &[u8]); 10] = [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),

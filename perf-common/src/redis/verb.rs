@@ -52,6 +52,8 @@ pub const OPTIONS: u8 = 16;
 /// Without an array around it, it says nothing about the protocol: others begin like this, too.
 pub const COMMON: u8 = 32;
 
+/// Other protocols have it as well, with another answer.
+pub const PING: u8 = number("PING");
 const CLIENT: u8 = number("CLIENT");
 const XREAD: u8 = number("XREAD");
 const XREADGROUP: u8 = number("XREADGROUP");
@@ -117,9 +119,10 @@ static CLASSES: [u8; 256] = {
             table[i] = STREAMS;
         } else if one_of(name, &["HELLO", "RESET"]) {
             table[i] = GREETS;
-        } else if one_of(name, &["GET", "QUIT", "AUTH", "TYPE"]) {
-            // HTTP, SMTP, POP3, FTP.
-            table[i] = COMMON;
+        }
+        if one_of(name, &["GET", "QUIT", "AUTH", "TYPE", "SELECT", "SUBSCRIBE"]) {
+            // HTTP, SMTP, POP3, FTP, SQL, STOMP.
+            table[i] |= COMMON;
         }
         i += 1;
     }
