@@ -353,7 +353,7 @@ impl Conn {
             return 0;
         }
         let seq = seq(direction);
-        let next = &mut self.next_seq[if direction as u8 == Direction::Sent as u8 { 1 } else { 0 }];
+        let next = &mut self.next_seq[usize::from(direction as u8 == Direction::Sent as u8)];
         let gap = seq.wrapping_sub(length).wrapping_sub(*next);
         *next = seq;
         // The end of the stream counts for one byte in the call that came upon it.
@@ -386,7 +386,7 @@ impl Conn {
         }
         *self.half_mut(is_request) = Half::EMPTY;
         let waiting = self.waiting();
-        let kept = if is_request || waiting == 0 { 0 } else { 1 };
+        let kept = u32::from(!is_request && waiting != 0);
         if waiting != kept {
             io.dropped(Reason::Desync, waiting - kept);
             self.head = self.tail.wrapping_sub(kept);

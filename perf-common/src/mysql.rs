@@ -481,7 +481,7 @@ impl Conn {
         }
         *half = Half::EMPTY;
         let waiting = self.waiting();
-        let kept = if is_request || waiting == 0 { 0 } else { 1 };
+        let kept = u32::from(!is_request && waiting != 0);
         self.head = self.tail.wrapping_sub(kept);
         if waiting != kept && self.tentative == 0 {
             io.dropped(Reason::Desync, waiting - kept);

@@ -68,7 +68,8 @@ fn foreign(random: &mut Random) -> Turns {
                 if client {
                     (begin, answer) = LINES[kind][random.below(LINES[kind].len())];
                 }
-                let rest = (0..random.below(3)).map(|_| format!(" {}", random.word())).collect::<String>();
+                let words = random.below(3);
+                let rest = (0..words).map(|_| " ".to_owned() + &random.word()).collect::<String>();
                 let end = ["\r\n", "\n", "\r\n\r\n", "\0\n"][random.below(4)];
                 format!("{begin}{rest}{end}").into_bytes()
             }
@@ -132,8 +133,7 @@ fn fewer_than_one_in_a_thousand_foreign_connections_is_taken_for_one_of_ours() {
     }
     let page = agent.page();
     let wrong: f64 = HISTOGRAMS.iter().map(|histogram| counted(&page, histogram, &foreign_port)).sum();
-    println!("{wrong} requests in {CONNECTIONS} foreign connections; losses: {:?}", page.losses());
-    assert!(wrong < f64::from(CONNECTIONS) / 1000.0, "{}", page.lines(&[&foreign_port]));
+    assert!(wrong < f64::from(CONNECTIONS) / 1000.0, "{wrong}: {}", page.lines(&[&foreign_port]));
     // Nor may one be followed for long before it is given up: what was seen in it and was lost.
     let followed: f64 = page.select("perf_agent_events_dropped_total", &[]).map(|sample| sample.value).sum();
     assert!(followed < f64::from(CONNECTIONS) / 100.0, "{:?}", page.losses());
@@ -144,7 +144,7 @@ fn old_connections_are_taken_for_what_they_are() {
     const EACH: usize = 100;
     const EXCHANGES: usize = 5;
     let mut random = Random(0x0123_4567_89ab_cdef);
-    let mut all: Vec<(Protocol, String, Vec<(Pair, usize, usize)>)> = Vec::new();
+    let mut all = Vec::new();
     for protocol in protocols() {
         let (listener, destination) = listener();
         let mut pairs = Vec::new();
@@ -183,7 +183,6 @@ fn old_connections_are_taken_for_what_they_are() {
         // What was under way when the agent came may count or not.
         let page = agent.page();
         let right = counted(&page, protocol.histogram, destination);
-        println!("{}: {right} of {most}", protocol.probe);
         assert!(right >= least && right <= most, "{}: {right}; {:?}", protocol.probe, page.losses());
         for wrong in HISTOGRAMS.iter().filter(|histogram| **histogram != protocol.histogram) {
             assert_eq!(counted(&page, wrong, destination), 0.0, "{}", protocol.probe);
