@@ -85,8 +85,11 @@ const BODY: u8 = 21;
 const BODY_TAG: u8 = 22;
 /// A point that no word stands before.
 const AFTER_DOT: u8 = 23;
-/// The text is as long as it may be: nothing changes any more.
+/// The text is as long as it may be, or where its literals end is not known: nothing changes any more.
 pub(super) const FULL: u8 = 24;
+/// A backslash in a string. It escapes if `standard_conforming_strings` is off, which nobody knows here.
+const STRING_BACKSLASH: u8 = 25;
+const LAST_MODE: u8 = STRING_BACKSLASH;
 
 /// Bits of a transition; the lowest five are the next mode.
 pub(super) const MODE: u32 = 31;
@@ -187,7 +190,12 @@ const fn transition(mode: u8, class: usize) -> u32 {
             LETTER | DIGIT | DOT | MINUS | PLUS => to(NUMBER),
             _ => between(class),
         },
-        STRING => to(if class == QUOTE { STRING_QUOTE } else { STRING }),
+        STRING => to(match class {
+            QUOTE => STRING_QUOTE,
+            BACKSLASH => STRING_BACKSLASH,
+            _ => STRING,
+        }),
+        STRING_BACKSLASH => to(if class == QUOTE { FULL } else { STRING }),
         STRING_QUOTE if class == QUOTE => to(STRING),
         ESCAPED => to(match class {
             QUOTE => ESCAPED_QUOTE,
@@ -235,7 +243,7 @@ const fn transition(mode: u8, class: usize) -> u32 {
 pub(super) static TABLE: [u32; 1024] = {
     let mut table = [to(FULL); 1024];
     let mut mode = 0;
-    while mode <= FULL {
+    while mode <= LAST_MODE {
         let mut class = 0;
         while class < CLASSES {
             table[mode as usize * 32 + class] = transition(mode, class);

@@ -111,6 +111,18 @@ fn piece() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn a_backslash_before_a_quote_ends_what_is_told_of_a_statement() {
+    for (statement, normal) in [
+        (r"select 'it\'s secret' from t", "select ?"),
+        (r"select 'C:\', 'secret' from t", "select ?"),
+        (r"insert into t values (1, '\\\', secret", "insert into t values(?"),
+        (r"select 'a\b', '\\' from t", "select ? from t"),
+    ] {
+        assert_eq!(text(statement), normal, "{statement}");
+    }
+}
+
 /// Pieces with white space between them, because a quote that follows a quote belongs to the same literal.
 fn statement() -> impl Strategy<Value = String> {
     prop::collection::vec(piece(), 0..40).prop_map(|pieces| pieces.join(" "))
@@ -119,6 +131,16 @@ fn statement() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn no_byte_of_a_literal_is_in_the_text(statement in statement()) {
+        let text = text(&statement);
+        prop_assert!(!text.contains(['z', 'q', '7']), "{}\n{}", statement, text);
+    }
+
+    #[test]
+    fn nor_is_one_where_standard_conforming_strings_are_off(
+        strings in prop::collection::vec("'([zq7 \"-]|''|\\\\'|\\\\\\\\|\\\\z){0,9}'", 1..9),
+        between in "( , | || | = )",
+    ) {
+        let statement = "select ".to_owned() + &strings.join(&between);
         let text = text(&statement);
         prop_assert!(!text.contains(['z', 'q', '7']), "{}\n{}", statement, text);
     }
