@@ -35,6 +35,9 @@ pub(crate) struct Entry {
     /// A status code, a response code, `ok`, `error` or `timeout`.
     pub(crate) status: String,
     pub(crate) failed: bool,
+    /// Of an error of a database that has such.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) sqlstate_class: String,
     pub(crate) duration_seconds: f64,
     /// Of a client, its `destination`; of a server, the address and port of its client.
     #[serde(skip_serializing_if = "String::is_empty")]

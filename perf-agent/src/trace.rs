@@ -103,7 +103,19 @@ impl<W: Write> Printer<W> {
 }
 
 fn table(entry: &Entry) -> String {
-    let Entry { time, service, protocol, side, what, status, duration_seconds, peer, count, .. } = entry;
+    let Entry {
+        time,
+        service,
+        protocol,
+        side,
+        what,
+        status,
+        sqlstate_class,
+        duration_seconds,
+        peer,
+        count,
+        ..
+    } = entry;
     let side = if *side == Side::Server { "server" } else { "client" };
     let times = if *count > 1 { format!(" ×{count}") } else { String::new() };
     row(&[
@@ -111,7 +123,7 @@ fn table(entry: &Entry) -> String {
         service.clone(),
         side.to_owned(),
         protocol.clone(),
-        status.clone(),
+        format!("{status} {sqlstate_class}").trim_end().to_owned(),
         duration(*duration_seconds),
         if peer.is_empty() { "-".to_owned() } else { peer.clone() },
         what.text() + &times,

@@ -17,6 +17,7 @@ pub mod message;
 mod answer;
 
 use crate::bytes::opaque;
+use crate::db::Error;
 use crate::events::Reason;
 use crate::l7::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
 use crate::sql::OTHER;
@@ -113,7 +114,7 @@ pub struct Exchange {
     pub fingerprint: u64,
     pub start: u64,
     pub end: u64,
-    pub failed: bool,
+    pub error: Error,
 }
 
 /// The label of a command that is no statement, by what stands in the place of a fingerprint.

@@ -12,6 +12,7 @@ pub mod message;
 mod settle;
 
 use crate::bytes::opaque;
+use crate::db::Error;
 use crate::events::Reason;
 use crate::l7::{Call, Direction, ROLE_CLIENT, ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN};
 use crate::sql::{self, OTHER};
@@ -85,7 +86,7 @@ pub struct Conn {
     pub done: u32,
     /// The group of the last request that found no room, plus one; 0 for none. Until it ends, all are dropped.
     pub overflow: u32,
-    /// 1 after an error, until the group ends.
+    /// After an error what it was, until the group ends.
     pub failed: u32,
     pub early_failed: u32,
     pub role: u8,
@@ -103,7 +104,7 @@ pub struct Exchange {
     pub start: u64,
     pub end: u64,
     pub count: u32,
-    pub failed: bool,
+    pub error: Error,
 }
 
 /// What [`step`] needs of the world.
@@ -394,7 +395,7 @@ impl Conn {
                 Settle { most: completed, ..Settle::new(what, call.now) }
             }
             READY => Settle { most: completed, ..Settle::new(GROUP, call.now) },
-            FAILED => self.fail(),
+            FAILED => self.fail(found.error),
             ENDED | BAD => self.end(found.event),
             _ => Settle::new(KEEP, 0),
         }

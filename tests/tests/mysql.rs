@@ -109,6 +109,11 @@ fn errors_and_large_results_and_several_results_are_one_query_each() {
             ("other", "", "error", 1),
         ],
     );
+    for metric in [CLIENT, SERVER] {
+        for (class, count) in [("42", 2.0), ("21", 1.0)] {
+            assert_eq!(page.sum(metric, &[("sqlstate_class", class)]), count, "{class}");
+        }
+    }
     for literal in ["not a number", "selekt", "xxx", "row 1"] {
         assert!(!page.text.contains(literal), "{literal} is on the page");
     }

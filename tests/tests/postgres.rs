@@ -172,6 +172,11 @@ fn errors_and_large_results_and_copies_are_one_query_each() {
             ("INSERT", "t", "error", 1),
         ],
     );
+    for metric in [CLIENT, SERVER] {
+        for (class, table, count) in [("42", "missing", 1.0), ("22", "t", 2.0)] {
+            assert_eq!(page.sum(metric, &[("sqlstate_class", class), ("table", table)]), count, "{class}");
+        }
+    }
     assert!(!page.text.contains("not a number"), "a literal is on the page");
 }
 

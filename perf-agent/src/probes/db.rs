@@ -6,7 +6,7 @@ mod statements;
 use std::collections::BTreeMap;
 
 use aya::Ebpf;
-use perf_common::db::{DbKey, MYSQL, REDIS, SYSTEMS};
+use perf_common::db::{DbKey, Error, MYSQL, REDIS, SYSTEMS, sqlstate_class};
 use perf_common::histogram::Histogram;
 use perf_common::l7::{ROLE_SERVER, ROLE_UNKNOWN};
 use perf_common::request::{DATABASES, Request};
@@ -51,7 +51,12 @@ struct Series {
     name: Name,
     /// `None` on the server's side.
     destination: Option<String>,
-    failed: bool,
+    error: Error,
+}
+
+/// The class of an error's SQLSTATE; empty where there is none.
+pub(super) fn class(error: Error) -> String {
+    sqlstate_class(error).map(|class| String::from_utf8_lossy(&class).into_owned()).unwrap_or_default()
 }
 
 /// The name of what is no statement: it has one from the start.
@@ -107,7 +112,7 @@ impl Db {
         let mut server = Vec::new();
         let mut client = Vec::new();
         table.each::<DbKey, Histogram>(|_, key, histogram| {
-            let DbKey { workload, fingerprint, peer, role, failed, system, pad: _ } = *key;
+            let DbKey { workload, fingerprint, peer, role, system, error, pad: _ } = *key;
             if role == ROLE_UNKNOWN || histogram.count() == 0 {
                 // The table's first cell, which has no use here: what finds no room is `other` per workload.
                 return;
@@ -120,7 +125,7 @@ impl Db {
                 system,
                 name,
                 destination: (!is_server).then(|| names.destination(peer)),
-                failed: failed != 0,
+                error,
             };
             if is_server { &mut server } else { &mut client }.push((series, *histogram));
         })?;
@@ -145,7 +150,8 @@ impl Db {
 fn write(names: &Names, page: &mut Page, family: &str, help: &str, series: &BTreeMap<Series, Histogram>) {
     let with_labels = |series: &Series, write: Write<'_>| {
         let [service, container, pod] = series.identity.labels();
-        let status = if series.failed { "error" } else { "ok" };
+        let status = if series.error == 0 { "ok" } else { "error" };
+        let class = class(series.error);
         let mut all = vec![
             service,
             container,
@@ -155,6 +161,9 @@ fn write(names: &Names, page: &mut Page, family: &str, help: &str, series: &BTre
             ("table", &series.name.table),
             ("status", status),
         ];
+        if !class.is_empty() {
+            all.push(("sqlstate_class", &class));
+        }
         if series.name.is_blocking {
             all.push(("blocking", "true"));
         }

@@ -13,6 +13,7 @@ use perf_common::dns::RCODES;
 use perf_common::peer::Peer;
 use perf_common::request::{self, DATABASES, DNS, FAILED, HTTP, NEVER, PROTOCOLS, Request, SERVER, Wanted};
 
+use super::db::class;
 use super::{Names, Probe, address};
 use crate::clock;
 use crate::config;
@@ -287,6 +288,7 @@ fn entry(request: &Request, names: &Names, what: What) -> Entry {
         what,
         status: status_text(of, status),
         failed: flags & FAILED != 0,
+        sqlstate_class: if of >= DATABASES { class(status) } else { String::new() },
         duration_seconds: took as f64 / 1e9,
         peer,
         count,

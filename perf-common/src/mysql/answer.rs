@@ -6,6 +6,7 @@ use super::message::{
     byte, status, width,
 };
 use super::{Conn, DOES_NOT_ESCAPE, ESCAPES, Exchange, Io, PREPARED_NAME, Pending, REQUEST, RESPONSE};
+use crate::db::{Error, UNKNOWN_ERROR, error_of};
 use crate::l7::{Call, ROLE_CLIENT};
 
 /// Bits of the server's status.
@@ -13,13 +14,20 @@ const MORE_RESULTS: u64 = 1 << 3;
 const CURSOR: u64 = 1 << 6;
 const NO_BACKSLASHES: u64 = 1 << 9;
 
+/// What an error packet tells: a number, and since 4.1 a `#` and the SQLSTATE.
+#[inline(always)]
+fn error(text: [u64; 3], length: u32) -> Error {
+    let has_sqlstate = length >= 9 && text[0] >> 24 & 255 == b'#'.into();
+    if has_sqlstate { error_of(text[0] >> 32) } else { UNKNOWN_ERROR }
+}
+
 impl Conn {
     /// What a pass found in the server's direction.
     #[inline(always)]
     pub(super) fn answered<I: Io>(&mut self, io: &mut I, call: &Call, found: Found) {
         match found.event {
             BAD => self.end(io),
-            PREPARED => self.complete(io, call, false),
+            PREPARED => self.complete(io, call, 0),
             PACKET => self.packet(io, call),
             _ => {}
         }
@@ -61,7 +69,7 @@ impl Conn {
         let progress = text[0] >> 8 & 0xffff == 0xffff;
         if first == ERROR {
             if !progress {
-                self.complete(io, call, true);
+                self.complete(io, call, error(text, length));
             }
             return;
         }
@@ -74,7 +82,7 @@ impl Conn {
                 let left = columns.saturating_sub(1);
                 self.half[RESPONSE].columns = left;
                 if left == 0 && expect == PREPARING {
-                    self.complete(io, call, false);
+                    self.complete(io, call, 0);
                 } else if left == 0 {
                     self.half[RESPONSE].expect = AFTER_DEFINITIONS;
                 }
@@ -106,12 +114,12 @@ impl Conn {
             self.half[RESPONSE].columns = definitions;
             self.half[RESPONSE].expect = PREPARING;
             if definitions == 0 {
-                self.complete(io, call, false);
+                self.complete(io, call, 0);
             }
             return;
         }
         if command == STATISTICS {
-            return self.complete(io, call, false);
+            return self.complete(io, call, 0);
         }
         if command == FETCH || command == FIELD_LIST {
             if first == EOF {
@@ -158,13 +166,13 @@ impl Conn {
     fn end_result<I: Io>(&mut self, io: &mut I, call: &Call, status: Option<u64>) {
         self.half[RESPONSE].expect = FIRST;
         if status.unwrap_or(0) & MORE_RESULTS == 0 {
-            self.complete(io, call, false);
+            self.complete(io, call, 0);
         }
     }
 
     /// The first command that waits has its answer.
     #[inline(always)]
-    fn complete<I: Io>(&mut self, io: &mut I, call: &Call, failed: bool) {
+    fn complete<I: Io>(&mut self, io: &mut I, call: &Call, error: Error) {
         self.half[RESPONSE].expect = FIRST;
         self.half[RESPONSE].columns = 0;
         if self.waiting() == 0 {
@@ -175,6 +183,6 @@ impl Conn {
             fingerprint = u64::from(PREPARE);
         }
         self.head = self.head.wrapping_add(1);
-        io.record(self, &Exchange { fingerprint, start, end: call.now, failed });
+        io.record(self, &Exchange { fingerprint, start, end: call.now, error });
     }
 }

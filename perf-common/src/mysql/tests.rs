@@ -85,9 +85,9 @@ impl<'a> End<'a> {
             let text =
                 self.io.statements.iter().find(|(fingerprint, _)| *fingerprint == exchange.fingerprint);
             let name = text.map_or(command_name(exchange.fingerprint).unwrap_or("other"), |(_, text)| text);
-            match counts.iter_mut().find(|count| count.0 == name && count.1 == exchange.failed) {
+            match counts.iter_mut().find(|count| count.0 == name && count.1 == (exchange.error != 0)) {
                 Some(count) => count.2 += 1,
-                None => counts.push((name.to_owned(), exchange.failed, 1)),
+                None => counts.push((name.to_owned(), exchange.error != 0, 1)),
             }
         }
         counts.sort();

@@ -5,6 +5,7 @@
 
 use crate::block::Block;
 use crate::bytes::low;
+use crate::db::{Error, error_of};
 use crate::sql::{self, Statement};
 
 /// The body's bytes count for nothing; the next header follows them.
@@ -90,6 +91,9 @@ const LONGEST: u32 = 0x3fff_ffff;
 const LONGEST_STARTUP: u32 = 10_000;
 /// How many messages one pass looks at, how many bytes of a name, and of a statement: what the verifier walks through.
 const MESSAGES: u32 = 256;
+/// How far an error is searched for its code, and what stands before that: the end of a field, and its own type.
+const ERROR_BYTES: u32 = 64;
+const CODE: u64 = (b'C' as u64) << 8;
 const NAME_BYTES: u32 = 64;
 const SQL_BYTES: u32 = 256;
 const CHAIN: u32 = 32;
@@ -141,12 +145,22 @@ pub struct Found {
     pub event: u8,
     /// 1 where a message that asks for something begins.
     pub begins: u8,
-    pub pad: [u8; 6],
+    /// Of [`FAILED`].
+    pub error: Error,
+    pub pad: u32,
 }
 
 impl Found {
-    pub const EMPTY: Self =
-        Self { name: 0, second_name: 0, consumed: 0, completed: 0, event: NOTHING, begins: 0, pad: [0; 6] };
+    pub const EMPTY: Self = Self {
+        name: 0,
+        second_name: 0,
+        consumed: 0,
+        completed: 0,
+        event: NOTHING,
+        begins: 0,
+        error: 0,
+        pad: 0,
+    };
 }
 
 /// One pass over a block: what goes in, what comes out.
@@ -315,12 +329,34 @@ impl Pass {
             }
             return;
         }
+        if kind == FAILED {
+            self.error(block);
+        }
         if kind == COMPLETE {
             self.out.completed += 1;
         } else if kind != PASS {
             self.out.event = kind;
         }
         self.pass_over();
+    }
+
+    /// Looks for the SQLSTATE in an error that begins here: severity, once more in English, and code come first.
+    #[inline(always)]
+    fn error(&mut self, block: &Block) {
+        let limit = self.limit(ERROR_BYTES);
+        let mut pos = self.pos;
+        let mut sqlstate = 0;
+        for _ in 0..ERROR_BYTES {
+            if pos + 8 > limit || sqlstate != 0 {
+                break;
+            }
+            let word = block.word(pos);
+            if word & 0xffff == CODE {
+                sqlstate = word >> 16;
+            }
+            pos = block.forget(u64::from(pos) + 1) as u32;
+        }
+        self.out.error = error_of(sqlstate);
     }
 
     /// Reads a name to its end, or as much of it as is there.

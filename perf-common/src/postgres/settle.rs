@@ -1,6 +1,7 @@
 //! Requests that wait, taken out of the ring when the server says what became of them.
 
 use super::{Conn, DEPTH, Exchange, Io, Pending, SIMPLE};
+use crate::db::Error;
 use crate::events::Reason;
 
 /// What is to be done with the requests that wait.
@@ -47,8 +48,8 @@ impl Conn {
 
     /// The server told an error: of what it is doing, or of the commit behind it.
     #[inline(always)]
-    pub(super) fn fail(&mut self) -> Settle {
-        self.failed = 1;
+    pub(super) fn fail(&mut self, error: Error) -> Settle {
+        self.failed = error.into();
         let one_is_left = self.entry(self.head).count - self.done == 1;
         let next = self.entry(self.head.wrapping_add(1)).group & !SIMPLE;
         let was_last = one_is_left && (self.waiting() == 1 || next != self.answered & !SIMPLE);
@@ -65,13 +66,13 @@ impl Conn {
         if settle.what != GROUP || !one || !known || self.overflow != 0 {
             return false;
         }
-        let failed = self.failed != 0;
+        let error = self.failed as Error;
         self.head = self.head.wrapping_add(1);
         self.done = 0;
         self.completed = 0;
         self.failed = 0;
         self.answered = self.answered.wrapping_add(1);
-        io.record(self, &Exchange { fingerprint, start, end: settle.end, count: 1, failed });
+        io.record(self, &Exchange { fingerprint, start, end: settle.end, count: 1, error });
         true
     }
 
@@ -100,7 +101,8 @@ impl Conn {
         } else if what == GROUP && held != 0 && most == 0 {
             rest = 1;
         }
-        let failed = self.failed != 0 && what != COMPLETE;
+        let error = if what == COMPLETE { 0 } else { self.failed as Error };
+        let failed = error != 0;
         let group = self.answered & !SIMPLE;
         self.completed = 0;
         let mut lost = 0;
@@ -136,7 +138,7 @@ impl Conn {
                         start: entry.start,
                         end: if flush { held } else { end },
                         count: taken,
-                        failed: failed && !flush,
+                        error: if flush { 0 } else { error },
                     };
                     io.record(self, &exchange);
                 }

@@ -86,9 +86,9 @@ impl<'a> End<'a> {
             let text =
                 self.io.statements.iter().find(|(fingerprint, _)| *fingerprint == exchange.fingerprint);
             let text = text.map_or("other", |(_, text)| text).to_owned();
-            match counts.iter_mut().find(|count| count.0 == text && count.1 == exchange.failed) {
+            match counts.iter_mut().find(|count| count.0 == text && count.1 == (exchange.error != 0)) {
                 Some(count) => count.2 += exchange.count,
-                None => counts.push((text, exchange.failed, exchange.count)),
+                None => counts.push((text, exchange.error != 0, exchange.count)),
             }
         }
         counts.sort();
@@ -427,6 +427,8 @@ fn what_a_connection_leaves_unanswered_is_dropped_and_what_a_fatal_error_ends_ha
         }
         end.conn.finish(&mut end.io);
         end.conn.finish(&mut end.io);
+        let errors: Vec<_> = end.io.recorded.iter().map(|e| crate::db::sqlstate_class(e.error)).collect();
+        assert_eq!(errors, [Some(*b"42")][..usize::from(killed)]);
         let expected: &[_] = if killed { &[] } else { &[(Reason::NoResponse, 1)] };
         assert_eq!(end.io.dropped, expected);
         assert_eq!(end.counts().len(), usize::from(killed));

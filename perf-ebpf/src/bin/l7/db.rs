@@ -236,14 +236,14 @@ pub(super) extern "C" fn lookup(place: u64, name: u64) -> u64 {
 #[inline(always)]
 pub(super) fn record_query(workload: u64, fingerprint: u64, peer: u64, rest: u64, ns: u64) -> u64 {
     let counted = count_query(workload, fingerprint, peer, rest, ns);
-    let (role, failed, system) = (rest as u8, (rest >> 8) as u8, (rest >> 16) as u8);
+    let (role, system, error) = (rest as u8, (rest >> 8) as u8, (rest >> 16) as u16);
     // What is meant to wait is not slow. Not within the function above, which has left too little of the stack.
-    if SAMPLED.want(failed != 0, ns)
-        && (failed != 0 || system != REDIS || !verb::is_blocking(fingerprint as u8))
+    if SAMPLED.want(error != 0, ns)
+        && (error != 0 || system != REDIS || !verb::is_blocking(fingerprint as u8))
     {
-        let flags = request::flags(role != ROLE_CLIENT, failed != 0);
-        let (protocol, status) = (DATABASES + system, u16::from(failed));
-        let small = Small { protocol, flags, status, kind: 0, count: (rest >> 32) as u32 };
+        let flags = request::flags(role != ROLE_CLIENT, error != 0);
+        let protocol = DATABASES + system;
+        let small = Small { protocol, flags, status: error, kind: 0, count: (rest >> 32) as u32 };
         sample_request(workload, fingerprint, peer, small.pack(), ns);
     }
     counted
@@ -258,9 +258,9 @@ pub(super) extern "C" fn count_query(workload: u64, fingerprint: u64, peer: u64,
         fingerprint,
         peer: if role == ROLE_CLIENT { peer } else { 0 },
         role,
-        failed: (rest >> 8) as u8,
-        system: (rest >> 16) as u8,
-        pad: [0; 5],
+        system: (rest >> 8) as u8,
+        error: (rest >> 16) as u16,
+        pad: 0,
     };
     let Some(used) = DB_USED.get_ptr_mut(0) else { return 0 };
     let mut cell = TABLE.find(&key);

@@ -39,7 +39,7 @@ follow! {
 
 #[inline(always)]
 fn count(conn: &Conn, exchange: &Exchange) {
-    let rest = DbKey::rest(SYSTEM, conn.role, exchange.failed, 1);
+    let rest = DbKey::rest(SYSTEM, conn.role, exchange.error, 1);
     let ns = exchange.end.saturating_sub(exchange.start);
     if record_query(conn.workload, exchange.fingerprint, conn.peer, rest, ns) != 0 {
         Events(&MY_EVENTS).recorded();

@@ -112,7 +112,7 @@ impl Io for Ending {
 
 #[inline(always)]
 fn count(conn: &Conn, exchange: &Exchange) {
-    let rest = DbKey::rest(POSTGRESQL, conn.role, exchange.failed, exchange.count);
+    let rest = DbKey::rest(POSTGRESQL, conn.role, exchange.error, exchange.count);
     let ns = exchange.end.saturating_sub(exchange.start);
     if record_query(conn.workload, exchange.fingerprint, conn.peer, rest, ns) != 0 {
         Events(&PG_EVENTS).recorded_many(u64::from(exchange.count));

@@ -42,6 +42,7 @@ pub(crate) fn expected(rounds: u32) -> Vec<Expected> {
                 ("status", status),
             ];
             labels.extend((!table.is_empty()).then_some(("table", table)));
+            labels.extend((!table.is_empty() && status == "error").then_some(("sqlstate_class", "23")));
             // A call of Redis' can be a whole pipeline. What waits when a gap shows goes with it, as does a statement in
             // whose framing the gap is.
             let at_stake = if query_type == "GET" { PIPELINE } else { 2 };
