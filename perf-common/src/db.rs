@@ -28,10 +28,10 @@ pub const UNKNOWN_ERROR: Error = 1;
 #[inline(always)]
 #[must_use]
 pub const fn error_of(sqlstate: u64) -> Error {
-    let (one, two) = ((sqlstate & 255) as u8, (sqlstate >> 8 & 255) as u8);
     const fn digit(byte: u8) -> bool {
         byte.wrapping_sub(b'0') < 10 || byte.wrapping_sub(b'A') < 26
     }
+    let (one, two) = ((sqlstate & 255) as u8, (sqlstate >> 8 & 255) as u8);
     if digit(one) && digit(two) { one as Error | (two as Error) << 8 } else { UNKNOWN_ERROR }
 }
 
