@@ -25,6 +25,40 @@ pub const REDIS: u8 = 3;
 pub const MYSQL: u8 = 4;
 /// Not told by what a connection's bytes are, but by its kind of socket and its ports.
 pub const DNS: u8 = 5;
+/// What connections are counted by when they are recognised: the protocols above that are told by their content, in their order
+/// and without the unknown one, and what is not looked at any further.
+pub const RECOGNISED: [&str; 7] = ["http", "postgresql", "redis", "mysql", "tls", "http2", "opaque"];
+pub const TLS: u32 = 4;
+pub const HTTP2: u32 = 5;
+pub const OPAQUE: u32 = 6;
+
+/// The place of a protocol in [`RECOGNISED`].
+#[inline(always)]
+pub const fn recognised(protocol: u8) -> u32 {
+    protocol as u32 - 1
+}
+
+/// The place in [`RECOGNISED`] of what begins with these bytes, the first one lowest, and is none of the protocols above.
+#[inline(always)]
+pub fn foreign(head: u64) -> u32 {
+    const PRI: u64 = u64::from_le_bytes(*b"PRI * HT");
+    if is_tls(head) {
+        TLS
+    } else if head == PRI {
+        HTTP2
+    } else {
+        OPAQUE
+    }
+}
+
+/// A TLS handshake record of any version: `16 03 01` to `16 03 04`. With a third byte of 0 it would be the length of a
+/// `MySQL` packet.
+#[inline(always)]
+pub const fn is_tls(word: u64) -> bool {
+    let version = word >> 16 & 0xff;
+    word & 0xffff == 0x0316 && version >= 1 && version <= 4
+}
+
 /// How many there are, unknown included; the length of the arrays of programs.
 pub const PROTOCOLS: u32 = 6;
 

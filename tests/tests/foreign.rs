@@ -140,6 +140,49 @@ fn fewer_than_one_in_a_thousand_foreign_connections_is_taken_for_one_of_ours() {
 }
 
 #[test]
+fn each_connection_is_counted_by_what_it_speaks() {
+    let agent = Agent::start();
+    let hello = b"\x16\x03\x01\x00\x05hello".to_vec();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let (elsewhere, _) = listener();
+    // Both ends of each.
+    let both = |count: u32| f64::from(2 * count);
+    let mut expected = vec![("tls", both(3)), ("http2", both(2)), ("opaque", both(4))];
+    for (count, first) in [(3, &hello), (2, &preface)] {
+        for _ in 0..count {
+            let mut pair = Pair::open(&elsewhere);
+            pair.exchange(first, b"\x16\x03\x03\x00\x05hello");
+            pair.exchange(b"more", b"more");
+        }
+    }
+    for protocol in protocols() {
+        for _ in 0..4 {
+            let mut pair = Pair::open(&elsewhere);
+            pair.say(&protocol.hello);
+            (0..3).for_each(|_| pair.exchange(&protocol.request, &protocol.response));
+        }
+        let name = if protocol.probe == "postgres" { "postgresql" } else { protocol.probe };
+        expected.push((name, both(4)));
+    }
+    // PostgreSQL's question whether it may be encrypted, and yes: known first, opaque then.
+    for _ in 0..4 {
+        let mut pair = Pair::open(&elsewhere);
+        pair.exchange(b"\0\0\0\x08\x04\xd2\x16\x2f", b"S");
+    }
+    for (protocol, count) in expected {
+        let count = if protocol == "postgresql" { count + both(4) } else { count };
+        let labels = [("protocol", protocol)];
+        if protocol == "http" {
+            // The scrapes are connections, too.
+            let page = agent.page();
+            assert!(page.sum("perf_agent_connections_recognised_total", &labels) >= count);
+        } else {
+            agent.expect("perf_agent_connections_recognised_total", &labels, count);
+        }
+    }
+}
+
+#[test]
 fn old_connections_are_taken_for_what_they_are() {
     const EACH: usize = 100;
     const EXCHANGES: usize = 5;

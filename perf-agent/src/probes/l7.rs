@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use aya::maps::Array;
-use perf_common::l7::{HTTP, MYSQL, POSTGRES, REDIS};
+use perf_common::l7::{HTTP, MYSQL, POSTGRES, RECOGNISED, REDIS};
 use perf_common::request::{self, Request};
 
 use super::db::Db;
@@ -10,8 +10,9 @@ use super::http::{self, Http};
 use super::pools::Pools;
 use super::sampler::{self, Feed};
 use super::{Account, Common, Names, Probe, Start, Started, State, Status, started};
+use crate::maps::Counters;
 use crate::object::{self, Hook};
-use crate::page::Page;
+use crate::page::{Kind, Page};
 use crate::requests::What;
 
 /// What both ways share: the end of connections and the arrival of requests.
@@ -52,6 +53,7 @@ struct L7 {
     db: Db,
     pools: Pools,
     feed: Feed,
+    recognised: Counters,
 }
 
 /// Room for so many series and for the `other` cells of each workload beyond them.
@@ -111,9 +113,21 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let db = Db::take(&mut object, config)?;
         let pools = Pools::take(&mut object, config.probes.connection_pools.max_sizes.clone())?;
         let feed = Feed::take(&mut object)?;
-        let l7 = L7 { common: Common::take(object)?, http, db, pools, feed };
+        let recognised = Counters::take(&mut object, "RECOGNISED")?;
+        let l7 = L7 { common: Common::take(object)?, http, db, pools, feed, recognised };
         Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
     })
+}
+
+fn write_recognised(page: &mut Page, counts: &[u64; RECOGNISED.len()]) {
+    let mut family = page.family(
+        "perf_agent_connections_recognised_total",
+        "Ends of TCP connections on this node by the protocol that they were found to speak, again after their framing was lost. What is tls, http2 or opaque (encrypted later on, compressed, replicating, or nothing that is known here) is not looked at any further.",
+        Kind::Counter,
+    );
+    for (protocol, count) in RECOGNISED.iter().zip(counts) {
+        family.sample(&[("protocol", protocol)], *count as f64);
+    }
 }
 
 impl Probe for L7 {
@@ -122,7 +136,7 @@ impl Probe for L7 {
     }
 
     fn learn(&mut self) {
-        let Self { common: _, http, db, pools: _, feed: _ } = self;
+        let Self { common: _, http, db, pools: _, feed: _, recognised: _ } = self;
         http.iter_mut().for_each(Http::learn);
         db.learn();
     }
@@ -149,12 +163,13 @@ impl Probe for L7 {
     }
 
     fn accounts(&self) -> Vec<Account> {
-        let Self { common: _, http, db, pools: _, feed: _ } = self;
+        let Self { common: _, http, db, pools: _, feed: _, recognised: _ } = self;
         http.iter().map(Http::account).chain(db.accounts()).collect()
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { common: _, http, db, pools, feed: _ } = self;
+        let Self { common: _, http, db, pools, feed: _, recognised } = self;
+        write_recognised(page, &recognised.sums());
         http.iter_mut().try_for_each(|http| http.collect(names, page))?;
         db.collect(names, page)?;
         pools.collect(names, page)

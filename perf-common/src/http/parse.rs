@@ -413,7 +413,7 @@ fn method(out: &mut Parsed, window: &Window, len: usize) -> Begun {
     } else if word & low(6) == text(b"TRACE ") {
         (Method::Trace, 6)
     } else {
-        if len >= 3 && is_tls(word) || len >= 8 && word == text(b"PRI * HT") {
+        if len >= 3 && crate::l7::is_tls(word) || len >= 8 && word == text(b"PRI * HT") {
             out.found |= FOREIGN;
             return Begun::Bad;
         }
@@ -432,14 +432,6 @@ fn method(out: &mut Parsed, window: &Window, len: usize) -> Begun {
     }
     out.method = method as u8;
     Begun::At(pos)
-}
-
-/// A TLS handshake record of any version: `16 03 01` to `16 03 04`. With a third byte of 0 it would be the length of a
-/// `MySQL` packet.
-#[inline(always)]
-const fn is_tls(word: u64) -> bool {
-    let version = word >> 16 & 0xff;
-    word & low(2) == 0x0316 && version >= 1 && version <= 4
 }
 
 /// The path of a request line, from `from` on. The version is checked where the line ends.

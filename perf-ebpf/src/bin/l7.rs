@@ -49,7 +49,7 @@ use perf_common::bytes::Window;
 use perf_common::http::Conn;
 use perf_common::kernel::{FileOffsets, RegOffsets, SockOffsets, TaskOffsets};
 use perf_common::l7::{
-    Call, DNS, Direction, HTTP, MYSQL, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, REDIS, ROLE_CLIENT,
+    self, Call, DNS, Direction, HTTP, MYSQL, POSTGRES, PROTOCOL_UNKNOWN, PROTOCOLS, REDIS, ROLE_CLIENT,
     ROLE_OPAQUE, ROLE_SERVER, ROLE_UNKNOWN,
 };
 use perf_common::peer::Peer;
@@ -92,6 +92,10 @@ static ARMED: Array<u32> = Array::with_max_entries(1, 0);
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
+/// Connections that were recognised, by [`perf_common::l7::RECOGNISED`].
+#[map]
+static RECOGNISED: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(perf_common::l7::RECOGNISED.len() as u32, 0);
 /// What goes on with a call, by protocol: that of another protocol than HTTP, and what is left of one of HTTP's.
 #[map]
 static SENT_MORE: ProgramArray = ProgramArray::with_max_entries(PROTOCOLS, 0);
@@ -360,7 +364,12 @@ fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut 
         if work.unseen != 0 {
             http::pass_over(sk, conn, work);
         }
+        let was_unknown = conn.role == ROLE_UNKNOWN;
         let more = http::advance(sk, conn, work);
+        if was_unknown && conn.role != ROLE_UNKNOWN {
+            let head = if work.fresh == 0 { 0 } else { work.window.word(work.fresh_at as usize) };
+            recognised(if conn.role == ROLE_OPAQUE { l7::foreign(head) } else { l7::recognised(HTTP) });
+        }
         if conn.protocol == HTTP && !is_on(HTTP) {
             conn.role = ROLE_OPAQUE;
             return;
@@ -378,6 +387,14 @@ fn go_on(ctx: &BtfTracePointContext, others: &ProgramArray, sk: Ptr, conn: &mut 
     unsafe { others.tail_call(ctx, next) };
     if next == u32::from(HTTP) {
         http::give_up(conn, work);
+    }
+}
+
+/// Counts a connection whose protocol is known from now on, or never will be.
+#[inline(always)]
+fn recognised(kind: u32) {
+    if let Some(count) = RECOGNISED.get_ptr_mut(kind) {
+        perf_ebpf::count::add(count, 1);
     }
 }
 

@@ -53,12 +53,18 @@ macro_rules! follow {
             }
             let more = advance(sk, conn, work);
             if conn.role == ROLE_SERVER || conn.role == ROLE_CLIENT {
+                if all.protocol != $protocol {
+                    super::recognised(perf_common::l7::recognised($protocol));
+                }
                 all.protocol = $protocol;
                 all.role = conn.role;
                 if !conn.is_request(work.call.direction) {
                     all.last = work.call.now;
                 }
             } else {
+                if all.protocol == $protocol && conn.role == perf_common::l7::ROLE_OPAQUE {
+                    super::recognised(perf_common::l7::OPAQUE);
+                }
                 // What gave up on a connection that it never knew leaves it to the others.
                 all.role = if all.protocol == $protocol { conn.role } else { ROLE_UNKNOWN };
                 all.protocol = PROTOCOL_UNKNOWN;
