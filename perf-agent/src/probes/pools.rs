@@ -2,11 +2,10 @@
 //! `perf-ebpf/src/bin/l7/pools.rs`.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use anyhow::Context as _;
 use aya::Ebpf;
-use aya::maps::Queue;
+use aya::maps::{MapData, PerCpuArray, Stack};
 use perf_common::db::SYSTEMS;
 use perf_common::peer::CLASS_OTHER;
 use perf_common::pools::PoolConn;
@@ -25,6 +24,8 @@ const MAX_POOLS: usize = 4096;
 
 pub(super) struct Pools {
     conns: MapReader,
+    /// How many of them each CPU has ever reached; beyond all of those there are none.
+    high: PerCpuArray<MapData, u32>,
     max_sizes: MaxSizes,
     ticks: u32,
     /// Once seen, a pool stays: its size is 0 when all its connections are closed.
@@ -53,14 +54,16 @@ impl Pools {
         let elements = MapReader::of(object.map("POOL").context("the object has no map POOL")?);
         let elements = elements.context("POOL is no array")??.max_entries();
         let free = object.map_mut("POOL_FREE").context("the object has no map POOL_FREE")?;
-        let mut free = Queue::<_, u32>::try_from(free)?;
-        (0..elements).try_for_each(|at| free.push(at, 0)).context("POOL_FREE cannot be filled")
+        let mut free = Stack::<_, u32>::try_from(free)?;
+        (0..elements).rev().try_for_each(|at| free.push(at, 0)).context("POOL_FREE cannot be filled")
     }
 
     /// Once the object's programs are loaded, which need the maps to be in it.
     pub(super) fn take(object: &mut Ebpf, max_sizes: MaxSizes) -> anyhow::Result<Self> {
         let conns = MapReader::take(object, "POOL")?;
-        Ok(Self { conns, max_sizes, ticks: 0, pools: BTreeMap::new(), most: BTreeMap::new() })
+        let high = object.take_map("POOL_HIGH").context("the object has no map POOL_HIGH")?;
+        let high = PerCpuArray::try_from(high)?;
+        Ok(Self { conns, high, max_sizes, ticks: 0, pools: BTreeMap::new(), most: BTreeMap::new() })
     }
 
     /// Looks now and then, so that a pool's largest size does not depend on when somebody scrapes.
@@ -72,13 +75,15 @@ impl Pools {
         Ok(())
     }
 
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self) -> anyhow::Result<()> {
+        let high = self.high.get(&0, 0)?.iter().copied().max().unwrap_or(0);
         let mut conns = Vec::new();
-        self.conns.each::<u32, PoolConn>(|_, conn| {
-            if conn.workload != 0 {
-                conns.push(*conn);
-            }
-        })?;
+        if high != 0 {
+            self.conns.batches::<u32, PoolConn>(|places, all| {
+                conns.extend(all.iter().filter(|conn| conn.workload != 0));
+                places.last().is_some_and(|last| last + 1 < high)
+            })?;
+        }
         self.count(&conns);
         Ok(())
     }

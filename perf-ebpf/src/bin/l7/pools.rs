@@ -2,11 +2,12 @@
 //!
 //! Not counters of openings and closings, queries and answers: those would be wrong for good after one that was missed.
 //!
-//! Maps: `POOL` (what is known of each connection), `POOL_FREE` (elements of it that nobody has; user space fills it).
+//! Maps: `POOL` (what is known of each connection), `POOL_FREE` (elements of it that nobody has; user space fills it, the first
+//! one on top), `POOL_HIGH` (how many of `POOL` a CPU has ever reached, for user space not to read them all).
 //! Metrics: `db_connection_pool_size`, `db_connection_pool_active_connections`, `db_connection_pool_max_size`.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, Queue};
+use aya_ebpf::maps::{Array, PerCpuArray, Stack};
 use perf_common::db::system_of;
 use perf_common::http::Conn;
 use perf_common::pools::PoolConn;
@@ -17,7 +18,9 @@ const MAX_CONNS: u32 = 16_384;
 #[map]
 static POOL: Array<PoolConn> = Array::with_max_entries(MAX_CONNS, 0);
 #[map]
-static POOL_FREE: Queue<u32> = Queue::with_max_entries(MAX_CONNS, 0);
+static POOL_FREE: Stack<u32> = Stack::with_max_entries(MAX_CONNS, 0);
+#[map]
+static POOL_HIGH: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// A client's connection, of which something was sent or received, has so many queries waiting.
 #[inline(always)]
@@ -27,6 +30,10 @@ pub(super) fn note(conn: &mut Conn, workload: u64, peer: u64, waiting: u32) {
     if new {
         let Ok(Some(at)) = POOL_FREE.pop() else { return };
         conn.pool = at + 1;
+        if let Some(high) = POOL_HIGH.get_ptr_mut(0) {
+            // SAFETY: this CPU's element.
+            unsafe { *high = if *high > at { *high } else { at + 1 } };
+        }
     }
     let Some(element) = POOL.get_ptr_mut(conn.pool - 1) else { return };
     if new {
