@@ -4,12 +4,16 @@ mod db;
 mod loops;
 mod web;
 
-use std::sync::atomic::AtomicBool;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::bench::pairs::Slot;
+use crate::process::Background;
 
 pub(super) use db::Databases;
 pub(super) use loops::{cpus, echo};
@@ -58,5 +62,31 @@ impl Workload<'_> {
             Self::File { cpu } => loops::file(*cpu, slot / 4),
             Self::Pipe { cpu, peer } => loops::pipe(*cpu, *peer, slot / 4),
         }
+    }
+}
+
+/// What a load may take longer than it should.
+const SPARE: Duration = Duration::from_secs(10);
+
+/// Runs the program of a load to its end, `most` at the longest; what it says, by way of a file in `dir`.
+fn load(
+    name: &'static str,
+    command: &mut Command,
+    dir: &Path,
+    most: Duration,
+    stop: &AtomicBool,
+) -> Result<String> {
+    let output = dir.join("load.txt");
+    let file = File::create(&output)?;
+    let mut load = Background::start(name, command.stdout(file.try_clone()?).stderr(file))?;
+    let status = load.wait(stop, most)?;
+    if stop.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    let text = fs::read_to_string(&output)?;
+    match status {
+        Some(status) if status.success() => Ok(text),
+        Some(status) => bail!("{name} failed ({status}): {text}"),
+        None => bail!("{name} did not end in time"),
     }
 }

@@ -1,9 +1,8 @@
 //! Redis and PostgreSQL under the load that comes with them.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use live_tests::{Postgres, Redis};
 
 use crate::bench::cpu::{self, Clock};
 use crate::bench::pairs::Slot;
-use crate::process::Background;
+use crate::bench::workload::{SPARE, load};
 
 /// One server of each kind; they end with the value.
 pub(crate) struct Databases {
@@ -30,7 +29,7 @@ impl Databases {
         let mut databases = Self { redis, postgres, dir: dir.into(), commands: 20_000.0 };
         databases.commands = databases.redis(Duration::from_secs(1), stop)?.per_second();
         let mut fill = databases.postgres.client("pgbench");
-        databases.load("pgbench", fill.args(["-i", "-n", "-s", "1"]), Duration::from_secs(60), stop)?;
+        load("pgbench", fill.args(["-i", "-n", "-s", "1"]), dir, Duration::from_secs(70), stop)?;
         Ok(databases)
     }
 
@@ -43,7 +42,7 @@ impl Databases {
         benchmark.args(["-p", &self.redis.port.to_string(), "-t", "get", "-c", "50", "-P", "1", "--csv"]);
         benchmark.args(["-n", &commands.to_string()]);
         let before = used()?;
-        let text = self.load("redis-benchmark", &mut benchmark, slot * 10, stop)?;
+        let text = load("redis-benchmark", &mut benchmark, &self.dir, slot * 10 + SPARE, stop)?;
         let cpu_seconds = used()?.saturating_sub(before).as_secs_f64();
         Ok(Slot { operations: commands, seconds: commands / redis_rate(&text)?, cpu_seconds })
     }
@@ -55,7 +54,7 @@ impl Databases {
         let of_load = cpu::ended_children()?;
         let mut pgbench = self.postgres.client("pgbench");
         pgbench.args(["-n", "-S", "-c", "8", "-j", "2", "-T", &slot.as_secs().max(1).to_string()]);
-        let text = self.load("pgbench", &mut pgbench, slot * 10, stop)?;
+        let text = load("pgbench", &mut pgbench, &self.dir, slot * 10 + SPARE, stop)?;
         let of_load = cpu::ended_children()?.saturating_sub(of_load);
         // A connection's process is accounted for when it has ended.
         let begun = Instant::now();
@@ -68,29 +67,6 @@ impl Databases {
         let cpu = of_load + cpu::with_ended_children(server)?.saturating_sub(before);
         let (operations, rate) = pgbench_figures(&text)?;
         Ok(Slot { operations, seconds: operations / rate, cpu_seconds: cpu.as_secs_f64() })
-    }
-
-    /// Runs a load to its end; what it says.
-    fn load(
-        &self,
-        name: &'static str,
-        command: &mut Command,
-        most: Duration,
-        stop: &AtomicBool,
-    ) -> Result<String> {
-        let output = self.dir.join("load.txt");
-        let file = File::create(&output)?;
-        let mut load = Background::start(name, command.stdout(file.try_clone()?).stderr(file))?;
-        let status = load.wait(stop, most + Duration::from_secs(10))?;
-        if stop.load(Ordering::Relaxed) {
-            bail!("interrupted");
-        }
-        let text = fs::read_to_string(&output)?;
-        match status {
-            Some(status) if status.success() => Ok(text),
-            Some(status) => bail!("{name} failed ({status}): {text}"),
-            None => bail!("{name} did not end in time"),
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::bench::cpu::{self, Clock};
 use crate::bench::pairs::Slot;
 use crate::bench::subject::free_address;
+use crate::bench::workload::{SPARE, load};
 use crate::process::{Background, command, which};
 use crate::scrape;
 
@@ -59,23 +60,13 @@ impl Site {
 
     fn wrk(&self, slot: Duration, flags: &[&str], stop: &AtomicBool) -> Result<Slot> {
         let seconds = slot.as_secs().max(1);
-        let output = self.dir.join("wrk.txt");
         let mut wrk = command("wrk");
         wrk.args(["-t2", "-c32", &format!("-d{seconds}s")]).args(flags);
-        wrk.arg(format!("http://{}/", self.address)).stdout(fs::File::create(&output)?);
+        wrk.arg(format!("http://{}/", self.address));
         let used = || Ok::<_, anyhow::Error>(cpu::sum(&self.clocks)? + cpu::ended_children()?);
         let before = used()?;
-        let mut wrk = Background::start("wrk", &mut wrk)?;
-        let status = wrk.wait(stop, Duration::from_secs(seconds + 10))?;
-        if stop.load(Ordering::Relaxed) {
-            bail!("interrupted");
-        }
-        let text = fs::read_to_string(&output)?;
-        match status {
-            Some(status) if status.success() => slot_of(&text, used()?.saturating_sub(before)),
-            Some(status) => bail!("wrk failed ({status}): {text}"),
-            None => bail!("wrk did not end in time"),
-        }
+        let text = load("wrk", &mut wrk, &self.dir, Duration::from_secs(seconds) + SPARE, stop)?;
+        slot_of(&text, used()?.saturating_sub(before))
     }
 }
 
