@@ -75,6 +75,7 @@ pub(crate) struct Log {
 pub(crate) struct Probes {
     pub(crate) tcp: Tcp,
     pub(crate) sched: Sched,
+    pub(crate) disk: Disk,
     pub(crate) http: Http,
     pub(crate) postgres: Postgres,
     pub(crate) redis: Redis,
@@ -86,13 +87,24 @@ pub(crate) struct Probes {
 
 impl Probes {
     /// Each slice's name and whether it is switched on, in the order in which they are shown. All protocols above TCP are one.
-    pub(crate) fn enabled(&self) -> [(&'static str, bool); 4] {
+    pub(crate) fn enabled(&self) -> [(&'static str, bool); 5] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
-        let Self { tcp, sched, http, postgres, redis, mysql, max_db_series: _, connection_pools: _, dns } =
-            self;
+        let Self {
+            tcp,
+            sched,
+            disk,
+            http,
+            postgres,
+            redis,
+            mysql,
+            max_db_series: _,
+            connection_pools: _,
+            dns,
+        } = self;
         [
             ("tcp", tcp.enabled),
             ("sched", sched.enabled),
+            ("disk", disk.enabled),
             ("l7", http.enabled || postgres.enabled || redis.enabled || mysql.enabled),
             ("dns", dns.enabled),
         ]
@@ -120,6 +132,19 @@ pub(crate) struct Sched {
 }
 
 impl Default for Sched {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Disk {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Disk {
     fn default() -> Self {
         Self { enabled: true }
     }

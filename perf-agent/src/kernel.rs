@@ -4,7 +4,9 @@ pub(crate) mod btf;
 
 use std::path::{Path, PathBuf};
 
-use perf_common::kernel::{ABSENT, FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+use perf_common::kernel::{
+    ABSENT, DiskOffsets, FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets,
+};
 
 use btf::Btf;
 
@@ -142,6 +144,32 @@ impl Kernel {
             rq_clock: self.at("rq", "clock")?,
             state: task("__state").or_else(|_| task("state"))?,
             has_prev_state: u32::from(self.btf.tracepoint_args("sched_switch") >= Some(4)),
+        })
+    }
+
+    pub(crate) fn disk(&self) -> Result<DiskOffsets, Missing> {
+        let request = |path| self.at("request", path);
+        let request_disk = request("rq_disk").unwrap_or(ABSENT);
+        // The block controller has version 2's groups, or those of a version 1 hierarchy that is none of ours.
+        let bio_blkg = match self.hierarchy {
+            Hierarchy::Unified => self.at("bio", "bi_blkg").unwrap_or(ABSENT),
+            Hierarchy::Memory => ABSENT,
+        };
+        let group = |structure, path| if bio_blkg == ABSENT { Ok(ABSENT) } else { self.at(structure, path) };
+        Ok(DiskOffsets {
+            queue_first: u32::from(self.btf.tracepoint_args("block_rq_issue") == Some(2)),
+            cmd_flags: request("cmd_flags")?,
+            data_len: request("__data_len")?,
+            start_time: request("start_time_ns")?,
+            request_disk,
+            request_queue: request("q")?,
+            queue_disk: if request_disk == ABSENT { self.at("request_queue", "disk")? } else { ABSENT },
+            major: self.at("gendisk", "major")?,
+            first_minor: self.at("gendisk", "first_minor")?,
+            request_bio: request("bio")?,
+            bio_blkg,
+            blkg_blkcg: group("blkcg_gq", "blkcg")?,
+            blkcg_cgroup: group("blkcg", "css.cgroup")?,
         })
     }
 

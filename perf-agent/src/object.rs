@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow, bail};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
-use perf_common::kernel::{FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+use perf_common::kernel::{DiskOffsets, FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
 use perf_common::request::Wanted;
 
 use crate::bpf;
@@ -22,6 +22,7 @@ use crate::probes::Status;
 pub(crate) static TCP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 pub(crate) static SCHED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sched"));
 pub(crate) static L7: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/l7"));
+pub(crate) static DISK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/disk"));
 pub(crate) static DNS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
 
 /// One program and where it goes.
@@ -74,6 +75,7 @@ pub(crate) struct Globals {
     pub(crate) task: TaskOffsets,
     pub(crate) sock: SockOffsets,
     pub(crate) sched: SchedOffsets,
+    pub(crate) disk: DiskOffsets,
     pub(crate) regs: RegOffsets,
     pub(crate) files: FileOffsets,
     /// A bit for each protocol of [`perf_common::l7`] that is switched on.
@@ -109,6 +111,7 @@ impl<'k> Loader<'k> {
             .override_global("TASK", &globals.task, false)
             .override_global("SOCK", &globals.sock, false)
             .override_global("SCHED", &globals.sched, false)
+            .override_global("DISK", &globals.disk, false)
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
             .override_global("PROTOCOLS_ON", &globals.protocols_on, false)

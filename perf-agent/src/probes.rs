@@ -1,6 +1,7 @@
 //! The probes: which exist, which of them run on this kernel, and what they have measured.
 
 mod db;
+mod disk;
 mod dns;
 mod http;
 mod l7;
@@ -53,7 +54,7 @@ pub(crate) enum State {
 /// One hook of one probe, as `/probes`, `perf_agent_probe_up` and `doctor` show it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Status {
-    /// The slice: `tcp`, `sched`, `l7`, `dns`.
+    /// The slice: `tcp`, `sched`, `disk`, `l7`, `dns`.
     pub(crate) probe: &'static str,
     /// The kernel hook, e.g. `tp_btf/sock_send_length`.
     pub(crate) hook: String,
@@ -124,12 +125,13 @@ impl Probes {
             Err(error) => return Ok(Self::without_btf(config, &error)),
         };
         // Every slice needs tasks; what only one needs is that one's to refuse.
-        let (task, sock, sched, regs, files) =
-            (kernel.task(), kernel.sock(), kernel.sched(), kernel.regs(), kernel.files());
+        let (task, sock, sched, disk) = (kernel.task(), kernel.sock(), kernel.sched(), kernel.disk());
+        let (regs, files) = (kernel.regs(), kernel.files());
         let globals = Globals {
             task: task.clone().unwrap_or_default(),
             sock: sock.clone().unwrap_or_default(),
             sched: sched.clone().unwrap_or_default(),
+            disk: disk.clone().unwrap_or_default(),
             regs: regs.clone().unwrap_or_default(),
             files: files.clone().unwrap_or_default(),
             protocols_on: u64::from(config.probes.http.enabled) << HTTP
@@ -144,13 +146,15 @@ impl Probes {
         };
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
-        let needs_sched = task.map(drop).and(sched.map(drop));
+        let needs_sched = task.clone().map(drop).and(sched.map(drop));
+        let needs_disk = task.map(drop).and(disk.map(drop));
         let needs_calls = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
 
         // In the order in which they are shown. tcp is first because its start walks all open sockets.
-        let slices: [(&'static str, StartFn, Result<(), Missing>); 4] = [
+        let slices: [(&'static str, StartFn, Result<(), Missing>); 5] = [
             ("tcp", tcp::start, needs_tcp),
             ("sched", sched::start, needs_sched),
+            ("disk", disk::start, needs_disk),
             ("l7", l7::start, needs_calls.clone()),
             // Behind l7, which passes on to it what is not TCP.
             ("dns", dns::start, needs_calls),

@@ -114,3 +114,29 @@ pub struct RegOffsets {
 }
 
 crate::pod!(RegOffsets: 40);
+
+/// Block requests.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskOffsets {
+    /// Whether the tracepoints for inserting and issuing have the queue before the request (until 5.11).
+    pub queue_first: u32,
+    pub cmd_flags: u32,
+    /// Bytes that are left to be done.
+    pub data_len: u32,
+    /// `CLOCK_MONOTONIC` nanoseconds of when the request was made.
+    pub start_time: u32,
+    /// The disk itself, or [`ABSENT`] where only its queue knows it (5.17).
+    pub request_disk: u32,
+    pub request_queue: u32,
+    pub queue_disk: u32,
+    pub major: u32,
+    pub first_minor: u32,
+    pub request_bio: u32,
+    /// The control group that a bio is for; [`ABSENT`] where it is none of the hierarchy that tells workloads apart.
+    pub bio_blkg: u32,
+    pub blkg_blkcg: u32,
+    pub blkcg_cgroup: u32,
+}
+
+crate::pod!(DiskOffsets: 52);

@@ -12,6 +12,7 @@ pub mod bytes;
 pub mod cells;
 pub mod clients;
 pub mod db;
+pub mod disk;
 pub mod dns;
 pub mod events;
 pub mod histogram;

@@ -19,6 +19,7 @@ mod postgres;
 mod proc;
 mod protocol;
 mod redis;
+mod reference;
 mod wire;
 
 use std::fs::File;
@@ -38,6 +39,7 @@ pub use postgres::{Postgres, script};
 pub use proc::{Proc, bpf_loaded, comm};
 pub use protocol::{Protocol, protocols};
 pub use redis::Redis;
+pub use reference::{LADDER, Log2, Reference};
 pub use wire::{Pair, listener};
 
 /// Longer than anything takes here; whoever waits for it has found a bug.

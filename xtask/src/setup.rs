@@ -60,7 +60,7 @@ struct Package {
     service: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 17] = [
+const PACKAGES: [Package; 18] = [
     Package { program: "nginx", debian: "nginx-light", why: "a server to measure", service: Some("nginx") },
     Package { program: "wrk", debian: "wrk", why: "keep-alive load", service: None },
     Package { program: "ab", debian: "apache2-utils", why: "an exact number of requests", service: None },
@@ -70,6 +70,12 @@ const PACKAGES: [Package; 17] = [
         debian: "prometheus",
         why: "checks /metrics and the alert rules",
         service: Some("prometheus"),
+    },
+    Package {
+        program: "biolatency",
+        debian: "libbpf-tools",
+        why: "what the agent's scheduler and disk figures are compared with",
+        service: None,
     },
     Package {
         program: "qemu-system-x86_64",

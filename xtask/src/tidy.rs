@@ -9,9 +9,10 @@ use crate::process::{command, root, text};
 
 /// The slices, and where the programs of each are: the protocols above TCP share an object. A new one is added here first;
 /// tidy then names what is still to be written.
-const SLICES: [(&str, &str); 8] = [
+const SLICES: [(&str, &str); 9] = [
     ("tcp", "bin/tcp.rs"),
     ("sched", "bin/sched.rs"),
+    ("disk", "bin/disk.rs"),
     ("http", "bin/l7/http.rs"),
     ("postgres", "bin/l7/postgres.rs"),
     ("redis", "bin/l7/redis.rs"),

@@ -58,7 +58,10 @@ fn a_file_changes_what_it_names() {
     let addresses: Vec<_> = config.web.listen_address.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, [":9200", "[::1]:0"]);
     assert_eq!((config.log.level, config.log.format), (Level::Debug, LogFormat::Json));
-    assert_eq!(config.probes.enabled(), [("tcp", true), ("sched", false), ("l7", true), ("dns", true)]);
+    assert_eq!(
+        config.probes.enabled(),
+        [("tcp", true), ("sched", false), ("disk", true), ("l7", true), ("dns", true)]
+    );
     assert_eq!(config.probes.http.max_series.get(), 100);
     let bounds = config.histogram.buckets.bounds();
     assert_eq!(bounds.iter().map(|bound| bound.seconds()).collect::<Vec<_>>(), [1e-6, 0.00315, 1.0, 100.0]);

@@ -95,7 +95,7 @@ fn the_example_configuration_is_accepted() {
 fn doctor_tells_each_hook_and_says_by_its_exit_code_whether_all_is_well() {
     let json = output(command(&["doctor", "--format", "json"]));
     let hooks: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
-    let probes = ["tcp", "sched", "l7", "dns"];
+    let probes = ["tcp", "sched", "disk", "l7", "dns"];
     for hook in &hooks {
         assert!(probes.contains(&hook["probe"].as_str().unwrap()), "{hook}");
         if hook["state"] != "attached" {

@@ -113,6 +113,7 @@ pub(crate) fn probes_of(word: &str) -> &'static [&'static str] {
     match word {
         "tcp" => &["tcp"],
         "sched" => &["sched"],
+        "block" | "disk" => &["disk"],
         "dns" => &["l7", "dns"],
         _ => &["l7"],
     }
