@@ -33,6 +33,9 @@ pub(crate) enum Hierarchy {
     Memory,
 }
 
+/// 16 bytes each. Where ids go beyond it, as they do up to 4,194,304 on large hosts, two tasks can have one place.
+const MAX_SLEEPERS: u32 = 131_072;
+
 /// The kernel as the probes see it.
 pub(crate) struct Kernel {
     btf: Btf,
@@ -40,6 +43,8 @@ pub(crate) struct Kernel {
     /// Where the chosen hierarchy is mounted.
     pub(crate) cgroup_root: PathBuf,
     first_ephemeral_port: u32,
+    /// Places for tasks that wait, a power of two: one for each id that a task can have, as far as that is affordable.
+    pub(crate) sleepers: u32,
     hidden_tracepoints: Vec<String>,
 }
 
@@ -55,8 +60,11 @@ impl Kernel {
             range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768);
         // Where clients may have nearly all ports, a server's is still to be told.
         let first_ephemeral_port = u32::max(first_ephemeral_port, 32_768);
+        let pid_max = std::fs::read_to_string(procfs.join("sys/kernel/pid_max")).unwrap_or_default();
+        let pid_max = pid_max.trim().parse::<u32>().unwrap_or(MAX_SLEEPERS);
+        let sleepers = pid_max.clamp(1024, MAX_SLEEPERS).next_power_of_two();
         let hidden_tracepoints = config.hidden_tracepoints.clone();
-        Ok(Self { btf, hierarchy, cgroup_root, first_ephemeral_port, hidden_tracepoints })
+        Ok(Self { btf, hierarchy, cgroup_root, first_ephemeral_port, sleepers, hidden_tracepoints })
     }
 
     pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
@@ -137,6 +145,10 @@ impl Kernel {
 
     pub(crate) fn sched(&self) -> Result<SchedOffsets, Missing> {
         let task = |path| self.at("task_struct", path);
+        let in_iowait = self
+            .btf
+            .bit_offset("task_struct", "in_iowait")
+            .ok_or_else(|| Missing("member task_struct.in_iowait".to_owned()))?;
         Ok(SchedOffsets {
             last_queued: task("sched_info.last_queued")?,
             cfs_rq: task("se.cfs_rq")?,
@@ -144,6 +156,10 @@ impl Kernel {
             rq_clock: self.at("rq", "clock")?,
             state: task("__state").or_else(|_| task("state"))?,
             has_prev_state: u32::from(self.btf.tracepoint_args("sched_switch") >= Some(4)),
+            in_iowait: in_iowait / 8,
+            in_iowait_mask: 1 << (in_iowait % 8),
+            sleepers_mask: self.sleepers - 1,
+            pad: 0,
         })
     }
 

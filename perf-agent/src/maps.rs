@@ -5,9 +5,10 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aya::Ebpf;
 use aya::Pod;
 use aya::maps::ring_buf::RingBufItem;
@@ -217,5 +218,54 @@ impl Counters {
     /// Every counter, summed over the CPUs; zero where it cannot be read.
     pub(crate) fn sums<const N: usize>(&self) -> [u64; N] {
         std::array::from_fn(|i| self.0.get(&(i as u32), 0).map_or(0, |cpus| cpus.iter().sum()))
+    }
+}
+
+/// An array that the kernel's side made to be read in place (`BPF_F_MMAPABLE`): no call and no copy.
+pub(crate) struct Mapped<T> {
+    base: NonNull<T>,
+    entries: usize,
+    /// The mapping outlives the descriptor, but not the process.
+    _map: Map,
+}
+
+// SAFETY: memory that this alone points to, and that nobody here writes.
+unsafe impl<T: Pod + Send> Send for Mapped<T> {}
+
+impl<T: Pod> Mapped<T> {
+    /// Maps the array of this name of a loaded object.
+    pub(crate) fn take(object: &mut Ebpf, name: &str) -> anyhow::Result<Self> {
+        let map = object.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+        let Map::Array(data) = &map else { bail!("{name} is no array") };
+        let entries = data.info()?.max_entries() as usize;
+        // SAFETY: a mapping of its own, which the kernel checks against the size of the map.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                entries * size_of::<T>(),
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                data.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error()).with_context(|| format!("{name} cannot be mapped"));
+        }
+        let base = NonNull::new(base.cast()).context("mapped at no address")?;
+        Ok(Self { base, entries, _map: map })
+    }
+
+    /// Every element. The kernel may be writing it meanwhile: its fields need not belong together.
+    pub(crate) fn each(&self) -> impl Iterator<Item = T> {
+        // SAFETY: inside of the mapping, plain data that is copied; volatile, because the kernel writes it.
+        (0..self.entries).map(|at| unsafe { self.base.add(at).read_volatile() })
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: what `take` mapped.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.entries * size_of::<T>()) };
     }
 }

@@ -138,6 +138,11 @@ impl<'k> Loader<'k> {
         self.kernel.has_typed_pointers()
     }
 
+    /// How many places the kernel's tasks have among those that wait.
+    pub(crate) fn sleepers(&self) -> u32 {
+        self.kernel.sleepers
+    }
+
     /// Loads an object with its maps; `entries` resizes some of them.
     pub(crate) fn load(&mut self, elf: &[u8], entries: &[(&'static str, u32)]) -> anyhow::Result<Ebpf> {
         for (map, entries) in entries {

@@ -146,7 +146,7 @@ impl Probes {
         };
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
-        let needs_sched = task.clone().map(drop).and(sched.map(drop));
+        let needs_sched = task.clone().map(drop).and(sched.map(drop)).and(regs.clone().map(drop));
         let needs_disk = task.map(drop).and(disk.map(drop));
         let needs_calls = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
 

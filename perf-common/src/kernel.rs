@@ -75,9 +75,15 @@ pub struct SchedOffsets {
     /// Whether the tracepoint carries the previous task's state (6.1), which is exact where the member can already
     /// have changed.
     pub has_prev_state: u32,
+    /// The byte that holds `in_iowait`, and which of its bits that is.
+    pub in_iowait: u32,
+    pub in_iowait_mask: u32,
+    /// How many tasks have a place of their own among the sleepers, less one: a mask.
+    pub sleepers_mask: u32,
+    pub pad: u32,
 }
 
-crate::pod!(SchedOffsets: 24);
+crate::pod!(SchedOffsets: 40);
 
 /// The way from a file descriptor to its socket, for kernels without a tracepoint that carries the socket.
 #[repr(C)]

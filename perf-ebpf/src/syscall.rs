@@ -25,8 +25,11 @@ mod number {
     pub(super) const RECVFROM: u64 = 45;
     pub(super) const SENDMSG: u64 = 46;
     pub(super) const RECVMSG: u64 = 47;
+    pub(super) const FUTEX: u64 = 202;
     pub(super) const RECVMMSG: u64 = 299;
     pub(super) const SENDMMSG: u64 = 307;
+    pub(super) const FUTEX_WAITV: u64 = 449;
+    pub(super) const FUTEX_WAIT: u64 = 455;
 }
 
 /// `msg_iov` and `msg_iovlen` in `struct user_msghdr`, part of the system call interface.
@@ -168,6 +171,14 @@ impl Payload {
 pub fn is_running(regs: Ptr, at: &RegOffsets) -> bool {
     let result: u64 = regs.load(at.result);
     result == ENOSYS
+}
+
+/// Whether a task is in a system call that waits for a futex.
+#[inline(always)]
+pub fn is_futex(regs: Ptr, at: &RegOffsets) -> bool {
+    let number: u64 = regs.load(at.number);
+    (number == number::FUTEX || number == number::FUTEX_WAITV || number == number::FUTEX_WAIT)
+        && is_running(regs, at)
 }
 
 /// How long one of many messages was, once its call is done; `header` is one `struct mmsghdr`.

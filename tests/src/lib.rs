@@ -10,6 +10,7 @@
 )]
 
 mod agent;
+mod disk;
 pub mod dns;
 mod load;
 mod mysql;
@@ -31,6 +32,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use agent::{Agent, Refused, agent_binary};
+pub use disk::Loop;
 pub use load::{ab, curl, endless_wrk, wrk};
 pub use mysql::Mysql;
 pub use nginx::{Counted, Nginx};

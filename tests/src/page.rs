@@ -68,6 +68,18 @@ impl Page {
         self.select(name, labels).fold(0.0, |sum, sample| sum + sample.value)
     }
 
+    /// What was counted since an earlier page; gauges make no sense in it.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let earlier: BTreeMap<_, f64> =
+            before.samples.iter().map(|sample| ((&sample.name, &sample.labels), sample.value)).collect();
+        let samples = self.samples.iter().map(|sample| {
+            let before = earlier.get(&(&sample.name, &sample.labels)).copied().unwrap_or_default();
+            Sample { value: sample.value - before, ..sample.clone() }
+        });
+        Self { samples: samples.collect(), text: self.text.clone() }
+    }
+
     /// The upper bound of the bucket in which the `q`-quantile of a histogram lies.
     pub fn quantile(&self, histogram: &str, labels: Labels<'_>, q: f64) -> f64 {
         let mut buckets = BTreeMap::new();

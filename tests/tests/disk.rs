@@ -2,8 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "how near the numbers are is worth seeing")]
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use live_tests::{Agent, LADDER, Labels, Page, Reference, run};
@@ -11,7 +9,7 @@ use tempfile::TempDir;
 
 const READS: u64 = 2000;
 const WRITES: u64 = 500;
-const BLOCK: u64 = 64 << 10;
+const BLOCK: u64 = Loop::BLOCK;
 
 #[test]
 fn requests_and_bytes_are_those_of_the_devices_own_statistics_and_the_time_is_too() {
@@ -98,68 +96,6 @@ fn what_fails_is_an_error_and_no_bytes() {
 fn took(page: &Page, labels: Labels<'_>) -> f64 {
     page.sum("block_io_duration_seconds_sum", labels)
         + page.sum("block_io_queue_duration_seconds_sum", labels)
-}
-
-/// A block device over a file.
-struct Loop {
-    name: String,
-    _file: TempDir,
-}
-
-impl Loop {
-    fn new(dir: Option<&Path>, bytes: u64) -> Self {
-        let dir = dir.map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap();
-        let path = dir.path().join("disk");
-        File::create(&path).unwrap().set_len(bytes).unwrap();
-        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&path));
-        let name = device.trim_end().trim_start_matches("/dev/").to_owned();
-        Self { name, _file: dir }
-    }
-
-    fn path(&self) -> String {
-        format!("/dev/{}", self.name)
-    }
-
-    fn sysfs(&self, file: &str) -> PathBuf {
-        Path::new("/sys/block").join(&self.name).join(file)
-    }
-
-    fn schedule(&self, scheduler: &str) {
-        fs::write(self.sysfs("queue/scheduler"), scheduler).unwrap();
-    }
-
-    /// Requests, merged ones, sectors and milliseconds of reads, then the same of writes.
-    fn statistics(&self) -> [f64; 8] {
-        let text = fs::read_to_string(self.sysfs("stat")).unwrap();
-        let mut numbers = text.split_whitespace().map(|number| number.parse().unwrap());
-        std::array::from_fn(|_| numbers.next().unwrap())
-    }
-
-    fn dd(&self, arguments: &[&str]) -> Command {
-        let mut dd = Command::new("dd");
-        dd.args(arguments).arg("status=none");
-        dd
-    }
-
-    fn write(&self, blocks: u64) {
-        let (to, count) = (format!("of={}", self.path()), format!("count={blocks}"));
-        run(&mut self.dd(&["if=/dev/zero", &to, "oflag=direct", "bs=64k", &count]));
-    }
-
-    /// As many blocks, from the same few over and over again.
-    fn read(&self, blocks: u64) {
-        let from = format!("if={}", self.path());
-        for done in (0..blocks).step_by(100) {
-            let count = format!("count={}", (blocks - done).min(100));
-            run(&mut self.dd(&[&from, "of=/dev/null", "iflag=direct", "bs=64k", &count]));
-        }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        _ = Command::new("losetup").args(["--detach", &self.path()]).status();
-    }
 }
 
 /// A file system of the test's own.

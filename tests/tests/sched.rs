@@ -7,7 +7,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use live_tests::{Agent, Page, Proc, Running};
+use live_tests::{Agent, LADDER, Loop, Page, Proc, Reference, Running};
 
 /// Long enough for the error of the clock at both ends to be far below a percent.
 const SPAN: Duration = Duration::from_secs(5);
@@ -102,6 +102,100 @@ fn switches_are_counted_to_the_switch() {
             "{kind}: {reported}, not {kernel}"
         );
     }
+}
+
+#[test]
+fn time_off_the_cpus_is_told_by_what_is_waited_for_while_it_is() {
+    let agent = Agent::start();
+    let mut traffic = Traffic::start(&["lock", "lt-locker", "2000"]);
+    let of = |page: &Page, kind| {
+        page.sum("sched_off_cpu_seconds_total", &[("service", "lt-locker"), ("kind", kind)])
+    };
+    // One thread, which waits for its input.
+    let (before, begun) = (agent.page(), Instant::now());
+    sleep(SPAN / 5);
+    let (after, took) = (agent.page(), begun.elapsed().as_secs_f64());
+    let slept = of(&after, "sleep") - of(&before, "sleep");
+    println!("{slept:.3} s asleep in {took:.3} s");
+    assert!((slept - took).abs() < 0.1, "{slept} s asleep in {took} s");
+
+    traffic.go();
+    sleep(Duration::from_secs(1));
+    let half = agent.page();
+    traffic.line("done");
+    let page = agent.page();
+    let (half, lock) = (of(&half, "lock") - of(&after, "lock"), of(&page, "lock") - of(&after, "lock"));
+    println!("{half:.3} s, then {lock:.3} s for a lock that was held for 2 s");
+    assert!(half > 0.8 && half < 1.3, "{half} s for a lock that has been waited for a second");
+    assert!((lock - 2.0).abs() < 0.1, "{lock} s for a lock that was held for 2 s");
+    assert!(of(&page, "io") < 0.1, "{}", page.lines(&["lt-locker"]));
+}
+
+#[test]
+fn a_thread_is_on_a_cpu_or_off_it_and_nothing_else() {
+    let agent = Agent::start();
+    let mut traffic = Traffic::start(&["nap", "lt-napper", "20000"]);
+    let all = |page: &Page| {
+        let labels = [("service", "lt-napper")];
+        page.sum("sched_cpu_seconds_total", &labels) + page.sum("sched_off_cpu_seconds_total", &labels)
+    };
+    let (before, begun) = (all(&agent.page()), Instant::now());
+    traffic.go();
+    traffic.line("done");
+    let (after, took) = (all(&agent.page()), begun.elapsed().as_secs_f64());
+    println!("{:.4} s in {took:.4} s", after - before);
+    assert!((after - before - took).abs() < 0.02 * took + 0.02, "{} s in {took} s", after - before);
+}
+
+#[test]
+fn waiting_for_a_disk_is_waiting_for_io() {
+    let device = Loop::new(None, 64 << 20);
+    let agent = Agent::start();
+    device.read(4000);
+    let page = agent.page();
+    let labels = [("service", "dd"), ("device", device.name.as_str())];
+    let device = page.sum("block_io_duration_seconds_sum", &labels)
+        + page.sum("block_io_queue_duration_seconds_sum", &labels);
+    let waited = page.sum("sched_off_cpu_seconds_total", &[("service", "dd"), ("kind", "io")]);
+    println!("{waited:.4} s off the CPU, {device:.4} s in the device");
+    // It begins to wait a moment later than the request does.
+    assert!(waited > device * 0.5 && waited < device * 1.2, "{waited} s, where requests took {device} s");
+}
+
+#[test]
+fn latency_is_that_of_runqlat() {
+    const ROUNDS: &str = "20000";
+    let agent = Agent::with(&format!("histogram: {{buckets: {LADDER}}}"));
+    // One that waits for moments, many times, and two that wait for each other.
+    let mut napper = Traffic::start(&["nap", "lt-napper", ROUNDS]);
+    let pid = napper.process.pid();
+    beside_runqlat(&agent, pid, "lt-napper", || {
+        napper.go();
+        napper.line("done");
+    });
+    let spinners = [Traffic::start(&["spin", "lt-spinner"]), Traffic::start(&["spin", "lt-other"])];
+    beside_runqlat(&agent, spinners[0].process.pid(), "lt-spinner", || sleep(SPAN));
+}
+
+fn beside_runqlat(agent: &Agent, pid: u32, service: &str, load: impl FnOnce()) {
+    // Neither begins or ends at the same moment as the other: one page before it and one within, at both ends.
+    let outside = agent.page();
+    let reference = Reference::start("runqlat", &["-p", &pid.to_string()]);
+    let inside = agent.page();
+    load();
+    let page = agent.page();
+    let theirs = reference.stop();
+    let outside = agent.page().since(&outside);
+    let page = page.since(&inside);
+    let labels = [("service", service)];
+    let count = |page: &Page| page.sum("sched_run_queue_latency_seconds_count", &labels);
+    let (least, most, theirs_count) = (count(&page), count(&outside), theirs.count() as f64);
+    println!("{service}: {least} to {most} reported, {theirs_count} by runqlat");
+    assert!(
+        theirs_count >= least * 0.98 && theirs_count <= most * 1.02,
+        "{least} to {most}, not {theirs_count}"
+    );
+    theirs.assert_quantiles(&page, "sched_run_queue_latency_seconds", &labels);
 }
 
 fn assert_near(what: &str, reported: f64, kernel: f64) {

@@ -101,11 +101,16 @@ impl Btf {
 
     /// The byte offset of a member: `offset("task_struct", "sched_info.last_queued")`. Looks into anonymous members.
     pub(crate) fn offset(&self, structure: &str, path: &str) -> Option<u32> {
+        Some(self.bit_offset(structure, path)? / 8)
+    }
+
+    /// The same in bits, for members of less than a byte.
+    pub(crate) fn bit_offset(&self, structure: &str, path: &str) -> Option<u32> {
         let mut id = *self.structs.get(structure.as_bytes())?;
         let mut offset = 0;
         for name in path.split('.') {
             let (bits, member_type) = self.member(self.resolve(id), name, 0)?;
-            offset += bits / 8;
+            offset += bits;
             id = member_type;
         }
         Some(offset)

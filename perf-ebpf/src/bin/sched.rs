@@ -1,26 +1,29 @@
-//! Run-queue latency, time on CPU and context switches, per workload.
+//! Run-queue latency, time on and off CPU and context switches, per workload.
 //!
 //! Hooks: `tp_btf/sched_switch`, alone: `sched_info.last_queued` of the next task and its run queue's clock tell how long
 //! it waited, so no hook at wake-up is needed.
-//! Maps: a table of [`SchedCell`] by workload, `RUNNING` (what each CPU runs now).
-//! Metrics: `sched_run_queue_latency_seconds`, `sched_cpu_seconds_total`, `sched_context_switches_total`.
+//! Maps: a table of [`SchedCell`] by workload, `RUNNING` (what each CPU runs now), `SLEEPERS` (who waits, since when and what for).
+//! Metrics: `sched_run_queue_latency_seconds`, `sched_cpu_seconds_total`, `sched_off_cpu_seconds_total`,
+//! `sched_context_switches_total`.
 //! Needs: `sched_info` (SCHEDSTATS or delay accounting on 5.10), group scheduling (`sched_entity.cfs_rq`).
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::bytes::opaque;
 use perf_common::events::Reason;
-use perf_common::kernel::SchedOffsets;
-use perf_common::sched::{Running, SchedCell};
+use perf_common::kernel::{RegOffsets, SchedOffsets};
+use perf_common::sched::{IO, KIND_BITS, LOCK, OFF_CPU, Running, SLEEP, SchedCell, Sleeper};
 use perf_common::workload::OTHER;
 use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
-use perf_ebpf::{get, unset, who};
+use perf_ebpf::{get, syscall, unset, who};
 
 perf_ebpf::program!();
 perf_ebpf::slice!(u64 => SchedCell, 4096);
@@ -28,8 +31,21 @@ perf_ebpf::slice!(u64 => SchedCell, 4096);
 #[unsafe(no_mangle)]
 static SCHED: Global<SchedOffsets> = Global::new(unset());
 
+#[unsafe(no_mangle)]
+static REGS: Global<RegOffsets> = Global::new(unset());
+
+/// Read by user space in place: a task that waits for an hour shows at each scrape.
+#[map]
+static SLEEPERS: Array<Sleeper> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static RUNNING: PerCpuArray<Running> = PerCpuArray::with_max_entries(1, 0);
+
+/// States of a task, which `/proc/PID/stat` and core dumps tell as well: asleep until a signal, asleep whatever comes, not
+/// counted as load while it is (idle threads of the kernel), and never to run again.
+const INTERRUPTIBLE: u64 = 0x01;
+const UNINTERRUPTIBLE: u64 = 0x02;
+const NO_LOAD: u64 = 0x400;
+const DEAD: u64 = 0x80;
 
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch(ctx: BtfTracePointContext) -> i32 {
@@ -58,6 +74,9 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
             let counter = if preempted || state == 0 {
                 &raw mut (*cell).involuntary
             } else {
+                if state & DEAD == 0 {
+                    falls_asleep(prev, state, (running.cell - 1) as u32, now);
+                }
                 &raw mut (*cell).voluntary
             };
             add(counter, 1);
@@ -84,10 +103,58 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     running.cell = u64::from(cell.at) + 1;
     events.recorded_alone();
     let queued: u64 = next.load(sched_at.last_queued);
+    let mut waited = 0;
     if queued != 0 {
         let clock: u64 = next.follow(sched_at.cfs_rq).follow(sched_at.rq).load(sched_at.rq_clock);
+        waited = clock.saturating_sub(queued);
         // SAFETY: a live map value.
-        observe(unsafe { &raw mut (*cell.value).latency }, clock.saturating_sub(queued));
+        observe(unsafe { &raw mut (*cell.value).latency }, waited);
     }
+    wakes_up(pid, cell.value, now.saturating_sub(waited));
     0
+}
+
+/// Remembers since when a task waits, and what for.
+#[inline(always)]
+fn falls_asleep(task: Ptr, state: u64, cell: u32, now: u64) {
+    let Some(sleeper) = sleeper(task.load(get(&TASK).pid)) else { return };
+    let at = get(&SCHED);
+    let kind = if u32::from(task.load::<u8>(at.in_iowait)) & at.in_iowait_mask != 0 {
+        IO
+    } else if state & (UNINTERRUPTIBLE | NO_LOAD) == UNINTERRUPTIBLE
+        || state & INTERRUPTIBLE != 0 && syscall::is_futex(syscall::registers(task, get(&REGS)), get(&REGS))
+    {
+        LOCK
+    } else {
+        SLEEP
+    };
+    // SAFETY: a live element, which only the CPU writes that the task is on.
+    unsafe {
+        (*sleeper).pid = task.load(get(&TASK).pid);
+        (*sleeper).cell_and_kind = cell << KIND_BITS | kind;
+        (*sleeper).since = now;
+    }
+}
+
+/// Counts how long a task waited that runs again.
+#[inline(always)]
+fn wakes_up(pid: u32, cell: *mut SchedCell, woken: u64) {
+    let Some(sleeper) = sleeper(pid) else { return };
+    // SAFETY: as above.
+    unsafe {
+        if (*sleeper).pid != pid || (*sleeper).since == 0 {
+            return;
+        }
+        let kind = opaque(u64::from((*sleeper).kind()));
+        if kind < OFF_CPU.len() as u64 {
+            let counter = (&raw mut (*cell).off_cpu).cast::<u64>().add(kind as usize);
+            add(counter, woken.saturating_sub((*sleeper).since));
+        }
+        (*sleeper).since = 0;
+    }
+}
+
+#[inline(always)]
+fn sleeper(pid: u32) -> Option<*mut Sleeper> {
+    SLEEPERS.get_ptr_mut(pid & get(&SCHED).sleepers_mask)
 }

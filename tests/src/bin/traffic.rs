@@ -1,12 +1,14 @@
 //! Processes with a name of their own, for what the agent counts per workload.
 //!
 //!     traffic spin NAME                   computes on CPU 0 for ever
+//!     traffic lock NAME MILLISECONDS      has a thread wait for a lock for so long, when it gets a line
 //!     traffic nap NAME ROUNDS             sleeps so many times for a moment, says so, and waits for its input to end
 #![allow(clippy::print_stdout, reason = "stdout is read by the test")]
 
 use std::hint::black_box;
 use std::io::{self, Read as _};
-use std::thread::sleep;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -34,7 +36,23 @@ fn main() -> Result<()> {
             println!("done");
             wait_for_byte()
         }
-        _ => bail!("usage: traffic spin NAME | traffic nap NAME ROUNDS"),
+        ["lock", name, milliseconds] => {
+            call_me(name);
+            let span = Duration::from_millis(milliseconds.parse()?);
+            let lock = Mutex::new(());
+            println!("ready");
+            wait_for_byte()?;
+            let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            thread::scope(|scope| {
+                scope.spawn(|| drop(lock.lock()));
+                // Pretends to have work to do.
+                sleep(span);
+                drop(held);
+            });
+            println!("done");
+            wait_for_byte()
+        }
+        _ => bail!("usage: traffic spin NAME | traffic nap NAME ROUNDS | traffic lock NAME MILLISECONDS"),
     }
 }
 
@@ -62,4 +80,6 @@ fn call_me(name: &str) {
     }
     // SAFETY: PR_SET_NAME reads at most 16 bytes up to a NUL, and the last byte is one.
     unsafe { libc::prctl(libc::PR_SET_NAME, comm.as_ptr()) };
+    // Whose a CPU is, is asked when it is given: from here on it is that name's.
+    sleep(Duration::from_millis(1));
 }

@@ -114,6 +114,13 @@ fn check(plan: &Plan) -> Result<()> {
     let switches =
         after.sum("sched_context_switches_total", &[]) - before.sum("sched_context_switches_total", &[]);
     println!("@@COUNT sched_context_switches_total expected=>0 got={switches} missed=0");
+    for kind in ["sleep", "run_queue"] {
+        let of = |page: &Page| page.sum("sched_off_cpu_seconds_total", &[("kind", kind)]);
+        println!(
+            "@@COUNT sched_off_cpu_seconds_total{{kind=\"{kind}\"}} expected=>0 got={} missed=0",
+            of(&after) - of(&before)
+        );
+    }
     samples(missed(&after, probes_of("http")))?;
     contract(&after);
     if !expected.iter().all(|count| count.got(&before, &after).total_cmp(&count.expected).is_eq()) {
