@@ -139,6 +139,18 @@ impl Kernel {
             tcp_bytes_sent: tcp("bytes_sent")?,
             tcp_copied_seq: tcp("copied_seq")?,
             tcp_write_seq: tcp("write_seq")?,
+            tcp_bytes_retrans: tcp("bytes_retrans")?,
+            tcp_bytes_received: tcp("bytes_received")?,
+            tcp_srtt: tcp("srtt_us")?,
+            tcp_ca_state: tcp("inet_conn.icsk_ca_state")?,
+            flags: common("skc_flags")?,
+            flag_done: self
+                .btf
+                .enumerator("SOCK_DONE")
+                .ok_or_else(|| Missing("enumerator SOCK_DONE".to_owned()))?,
+            ack_backlog: sock("sk_ack_backlog")?,
+            max_ack_backlog: sock("sk_max_ack_backlog")?,
+            drops: sock("sk_drops")?,
             first_ephemeral_port: self.first_ephemeral_port,
         })
     }

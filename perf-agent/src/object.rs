@@ -39,7 +39,7 @@ pub(crate) struct Hook {
 pub(crate) enum HookKind {
     /// Attached for as long as the agent runs.
     TracePoint,
-    /// Runs once, at start, this many times over.
+    /// Runs at start, this many times over; else when [`iterate`] is called.
     Iterator { passes: u32 },
     /// Only called by another program, by way of this program array and at this place in it. The array is the object's own,
     /// or one that the object of another slice has [shared](Loader::share).
@@ -182,16 +182,10 @@ impl<'k> Loader<'k> {
     }
 
     fn attach_one(&mut self, object: &mut Ebpf, hook: &Hook) -> anyhow::Result<()> {
-        let program = object.program_mut(hook.program).ok_or_else(|| no_program(hook))?;
         if let HookKind::Iterator { passes } = hook.kind {
-            let program: &mut Iter = program.try_into()?;
-            for _ in 0..passes {
-                let link = program.attach()?;
-                let mut file = program.take_link(link)?.into_file()?;
-                std::io::copy(&mut file, &mut std::io::sink())?;
-            }
-            return Ok(());
+            return (0..passes).try_for_each(|_| iterate(object, hook));
         }
+        let program = object.program_mut(hook.program).ok_or_else(|| no_program(hook))?;
         let program: &mut BtfTracePoint = program.try_into()?;
         let HookKind::Tail { array, at } = hook.kind else {
             program.attach()?;
@@ -205,6 +199,15 @@ impl<'k> Loader<'k> {
         let shared = shared.ok_or_else(|| anyhow!("no object has a program array {array} to share"))?;
         Ok(shared.set(at.into(), &fd, 0)?)
     }
+}
+
+/// Runs an iterator's program once over all that it iterates over.
+pub(crate) fn iterate(object: &mut Ebpf, hook: &Hook) -> anyhow::Result<()> {
+    let program: &mut Iter = object.program_mut(hook.program).ok_or_else(|| no_program(hook))?.try_into()?;
+    let link = program.attach()?;
+    let mut file = program.take_link(link)?.into_file()?;
+    std::io::copy(&mut file, &mut std::io::sink())?;
+    Ok(())
 }
 
 /// Has the kernel verify the hooks' programs, on all CPUs at once: nearly all of the agent's start is this.

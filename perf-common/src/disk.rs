@@ -45,7 +45,7 @@ crate::pod!(DiskSlot: 16 + size_of::<DiskCell>());
 impl crate::cells::Key for DiskKey {
     #[inline(always)]
     fn hash(&self) -> u64 {
-        let rest = (self.device as u64) << 3 | self.operation as u64;
+        let rest = u64::from(self.device) << 3 | u64::from(self.operation);
         (self.workload ^ rest.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
     }
 

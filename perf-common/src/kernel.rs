@@ -55,11 +55,24 @@ pub struct SockOffsets {
     /// The sequence numbers up to which the program has read and written.
     pub tcp_copied_seq: u32,
     pub tcp_write_seq: u32,
+    /// Payload sent again, and received; the latter counts the peer's FIN as a byte.
+    pub tcp_bytes_retrans: u32,
+    pub tcp_bytes_received: u32,
+    /// Smoothed, in eighths of a microsecond.
+    pub tcp_srtt: u32,
+    /// A byte whose low five bits say how the connection recovers from loss.
+    pub tcp_ca_state: u32,
+    /// Where `SOCK_DONE` is, which the peer's FIN sets: a word, and which bit of it.
+    pub flags: u32,
+    pub flag_done: u32,
+    pub ack_backlog: u32,
+    pub max_ack_backlog: u32,
+    pub drops: u32,
     /// The lowest port that clients get by themselves, from sysctl: above it a destination is known by class only.
     pub first_ephemeral_port: u32,
 }
 
-crate::pod!(SockOffsets: 72);
+crate::pod!(SockOffsets: 108);
 
 /// What `sched_switch` reads besides [`TaskOffsets`].
 #[repr(C)]

@@ -18,6 +18,37 @@ pub enum ConnectResult {
 /// Every result with its label, in the order of its counter.
 pub const CONNECT_RESULTS: [&str; 6] = ["ok", "refused", "timed_out", "unreachable", "aborted", "error"];
 
+/// Why a segment was sent again.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retransmit {
+    /// Nothing came back in time, a SYN's answer included.
+    Timeout = 0,
+    /// Acknowledgements told that it is missing.
+    Fast = 1,
+    /// To find out whether the last one sent arrived.
+    Probe = 2,
+}
+
+/// Every kind with its label, in the order of its counter.
+pub const RETRANSMITS: [&str; 3] = ["timeout", "fast", "probe"];
+
+/// The states of a socket that are counted, by the kernel's number for them.
+pub const STATES: [Option<&str>; 12] = [
+    None,
+    Some("established"),
+    Some("syn_sent"),
+    None,
+    Some("fin_wait1"),
+    Some("fin_wait2"),
+    None,
+    None,
+    Some("close_wait"),
+    Some("last_ack"),
+    None,
+    Some("closing"),
+];
+
 /// The key of a [`TcpCell`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,19 +67,27 @@ pub struct TcpCell {
     /// Ended connection attempts by [`ConnectResult`].
     pub connects: [u64; CONNECT_RESULTS.len()],
     pub accepts: u64,
-    /// Connections that became established (or were found so at start) and ones that ceased to be.
-    pub opened: u64,
-    pub closed: u64,
-    pub retransmits: u64,
+    /// Sockets that are in a state now, by its number. One that comes and goes at the same time leaves the sum right, so that a
+    /// single element is less than nothing for a moment.
+    pub states: [u64; STATES.len()],
+    /// By [`Retransmit`].
+    pub retransmits: [u64; RETRANSMITS.len()],
     pub resets_sent: u64,
     pub resets_received: u64,
+    /// Bytes of payload, ones sent again not counted.
+    pub sent: u64,
+    pub received: u64,
     /// From SYN to established.
     pub connect: Histogram,
     /// From established to closing.
     pub lifetime: Histogram,
+    /// The smoothed round-trip time of connections that moved bytes.
+    pub rtt: Histogram,
 }
 
-crate::pod!(TcpCell: 8 * 12 + 2 * 8 * (1 + crate::histogram::CELLS));
+crate::pod!(
+    TcpCell: 8 * (CONNECT_RESULTS.len() + STATES.len() + RETRANSMITS.len() + 5) + 3 * 8 * (1 + crate::histogram::CELLS)
+);
 
 /// An element of the table of cells.
 pub type TcpSlot = crate::cells::Slot<TcpKey, TcpCell>;
@@ -74,17 +113,22 @@ pub struct TcpSocket {
     /// `CLOCK_MONOTONIC` nanoseconds of the SYN, then of being established; 0 where the agent came later.
     pub since: u64,
     /// One of the `PHASE_` constants.
-    pub phase: u64,
+    pub phase: u32,
+    /// The state in which it is counted; 0 for none.
+    pub state: u32,
+    /// How much of its bytes is in its cell already.
+    pub sent: u64,
+    pub received: u64,
 }
 
-crate::pod!(TcpSocket: 32);
+crate::pod!(TcpSocket: 48);
 
 /// A SYN is out.
-pub const PHASE_CONNECTING: u64 = 1;
-/// Counted in `opened`.
-pub const PHASE_OPEN: u64 = 2;
-/// Counted in `closed`.
-pub const PHASE_CLOSED: u64 = 3;
+pub const PHASE_CONNECTING: u32 = 1;
+/// Established, or closed by the peer only.
+pub const PHASE_OPEN: u32 = 2;
+/// Closed by this end as well, or never opened.
+pub const PHASE_CLOSED: u32 = 3;
 
 /// Where a listening socket is found again when a connection arrives in interrupt context.
 #[repr(C)]
@@ -96,3 +140,20 @@ pub struct Listener {
 }
 
 crate::pod!(Listener: 8);
+
+/// A listening socket, as the last walk over all of them found it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backlog {
+    pub workload: u64,
+    /// Which walk that was.
+    pub pass: u64,
+    pub port: u32,
+    /// Connections that wait to be accepted, and how many may.
+    pub waiting: u32,
+    pub limit: u32,
+    /// Attempts that were turned away because one of its queues was full.
+    pub drops: u32,
+}
+
+crate::pod!(Backlog: 32);

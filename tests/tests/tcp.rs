@@ -1,5 +1,6 @@
 //! TCP: connections as the kernel's own counters and the test's own sockets have them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "how near the numbers are is worth seeing")]
 #![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
 
 use std::fs::{self, File};
@@ -10,7 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use live_tests::{Agent, Labels, comm, free_port, listener, run, wait_until};
+use live_tests::{Agent, Labels, Pair, comm, free_port, listener, run, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 
 #[test]
@@ -85,6 +86,8 @@ fn open_connections_are_a_gauge_that_knows_those_from_before() {
     agent.expect_all(&[
         ("tcp_connections", client, (2 * HALF - 100) as f64),
         ("tcp_connections", server, (2 * HALF - 80) as f64),
+        ("tcp_connections", &[server, &[("state", "close_wait")]].concat(), 20.0),
+        ("tcp_connections", &[server, &[("state", "established")]].concat(), (2 * HALF - 100) as f64),
     ]);
     drop((before, after, lingering));
     let page = both(0);
@@ -169,6 +172,7 @@ fn retransmits_and_timeouts_are_those_of_the_kernels_own_counter() {
     let labels = [("service", service.as_str()), ("destination", NOBODY)];
     agent.expect_all(&[
         ("tcp_retransmits_total", &labels, retransmits),
+        ("tcp_retransmits_total", &[&labels[..], &[("kind", "timeout")]].concat(), retransmits),
         ("tcp_connects_total", &[&labels[..], &[("result", "timed_out")]].concat(), f64::from(ATTEMPTS)),
         ("tcp_connects_total", &labels, f64::from(ATTEMPTS)),
     ]);
@@ -198,6 +202,160 @@ fn retransmits_of_an_open_connection_are_counted() {
     agent.expect("tcp_retransmits_total", &[("service", &service), ("destination", FAR)], retransmits);
 }
 
+#[test]
+fn connects_and_accepts_are_those_of_the_kernels_own_counters() {
+    const CONNECTIONS: usize = 500;
+    const REFUSALS: usize = 20;
+    let agent = Agent::start();
+    let service = comm();
+    let spaces = Spaces::new();
+    let active = || kernel_counter("snmp", "Tcp", "ActiveOpens");
+    let passive = || kernel_counter("snmp", "Tcp", "PassiveOpens");
+    let (active_before, passive_before) = (spaces.near(active), spaces.far(passive));
+    let listener = spaces.far(|| TcpListener::bind(FAR).unwrap());
+    spaces.near(|| {
+        for _ in 0..CONNECTIONS {
+            let client = TcpStream::connect(FAR).unwrap();
+            drop((listener.accept().unwrap(), client));
+        }
+        for _ in 0..REFUSALS {
+            assert_eq!(TcpStream::connect(CLOSED).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
+    });
+    let (active, passive) = (spaces.near(active) - active_before, spaces.far(passive) - passive_before);
+    assert_eq!(
+        (active, passive),
+        ((CONNECTIONS + REFUSALS) as f64, CONNECTIONS as f64),
+        "somebody else connects"
+    );
+    let to = |destination| [("service", service.as_str()), ("destination", destination)];
+    agent.expect_all(&[
+        ("tcp_connects_total", &to(FAR), active - REFUSALS as f64),
+        ("tcp_connects_total", &[&to(CLOSED)[..], &[("result", "refused")]].concat(), REFUSALS as f64),
+        ("tcp_accepts_total", &to("private"), passive),
+    ]);
+}
+
+#[test]
+fn bytes_and_round_trips_are_those_of_ss_while_a_connection_is_open_and_when_it_is_closed() {
+    let agent = Agent::start();
+    let (listener, destination) = listener();
+    let service = comm();
+    let client: Labels<'_> = &[("service", &service), ("destination", &destination)];
+    let server: Labels<'_> = &[("service", &service), ("destination", "loopback")];
+    let page = agent.page();
+    // Scrapes are connections of loopback as well, but of other programs.
+    let at = page.sum("tcp_received_bytes_total", server);
+    let mut pair = Pair::open(&listener);
+    pair.request(&[&[b'x'; 1000]]);
+    pair.response(&[&[b'y'; 70_000]]);
+    let ss = Ss::of(&destination);
+    let page = agent.expect_all(&[
+        ("tcp_sent_bytes_total", client, 1000.0),
+        ("tcp_received_bytes_total", client, 70_000.0),
+        ("tcp_rtt_seconds_count", client, 1.0),
+    ]);
+    assert_eq!((ss.sent, ss.received), (1000.0, 70_000.0));
+    assert!(page.sum("tcp_received_bytes_total", server) - at >= 1000.0);
+    let rtt = page.sum("tcp_rtt_seconds_sum", client);
+    println!("{:.1} µs, and {:.1} µs by ss", rtt * 1e6, ss.rtt * 1e6);
+    // It prints milliseconds to the third digit.
+    assert!((rtt - ss.rtt).abs() <= 1e-6, "{rtt} s, not {} s", ss.rtt);
+    // Nothing moved: no more round trips, however often somebody looks.
+    let page = agent.page();
+    assert_eq!(page.sum("tcp_rtt_seconds_count", client), 1.0);
+
+    pair.request(&[&[b'x'; 24]]);
+    let Pair { client: mut near, server: mut far, .. } = pair;
+    // What is on its way when an end is closed counts as well, and its end is no byte.
+    far.write_all(&[b'z'; 3000]).unwrap();
+    drop(far);
+    near.read_to_end(&mut Vec::new()).unwrap();
+    drop(near);
+    agent.expect_all(&[
+        ("tcp_sent_bytes_total", client, 1024.0),
+        ("tcp_received_bytes_total", client, 73_000.0),
+        ("tcp_connections", client, 0.0),
+    ]);
+    agent.expect_no_loss("tcp");
+}
+
+#[test]
+fn short_connections_leave_their_bytes() {
+    const CONNECTIONS: usize = 1000;
+    let agent = Agent::start();
+    let (listener, destination) = listener();
+    for n in 0..CONNECTIONS {
+        let mut pair = Pair::open(&listener);
+        pair.request(&[&[b'x'; 100]]);
+        pair.response(&[&[b'y'; 1000]]);
+        // Either end may be the first to close.
+        let Pair { client, server, .. } = pair;
+        if n.is_multiple_of(2) { drop((client, server)) } else { drop((server, client)) }
+    }
+    let service = comm();
+    let client: Labels<'_> = &[("service", &service), ("destination", &destination)];
+    agent.expect_all(&[
+        ("tcp_sent_bytes_total", client, (100 * CONNECTIONS) as f64),
+        ("tcp_received_bytes_total", client, (1000 * CONNECTIONS) as f64),
+        ("tcp_rtt_seconds_count", client, CONNECTIONS as f64),
+    ]);
+}
+
+#[test]
+fn a_listener_that_nobody_serves_fills_up_and_turns_away_as_the_kernel_counts() {
+    let agent = Agent::start();
+    let service = comm();
+    let spaces = Spaces::new();
+    let socket = spaces.far(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&FAR.parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(4).unwrap();
+        socket
+    });
+    let drops = || kernel_counter("netstat", "TcpExt", "ListenDrops");
+    let before = spaces.far(drops);
+    let waiting = spaces.near(|| (0..3).map(|_| TcpStream::connect(FAR).unwrap()).collect::<Vec<_>>());
+    let listener: Labels<'_> = &[("service", &service), ("port", "8081")];
+    agent.expect_all(&[
+        ("tcp_listen_backlog", listener, 3.0),
+        ("tcp_listen_backlog_max", listener, 4.0),
+        ("tcp_listen_drops_total", listener, 0.0),
+    ]);
+    // The kernel lets in one more than the limit.
+    let more = spaces.near(|| {
+        let to: SocketAddr = FAR.parse().unwrap();
+        (0..6).map(|_| TcpStream::connect_timeout(&to, Duration::from_millis(300))).collect::<Vec<_>>()
+    });
+    let dropped = spaces.far(drops) - before;
+    assert!(dropped > 0.0, "nothing was turned away");
+    agent.expect_all(&[("tcp_listen_backlog", listener, 5.0), ("tcp_listen_drops_total", listener, dropped)]);
+    drop((waiting, more, socket));
+    let page = agent.page();
+    assert_eq!(page.select("tcp_listen_backlog", listener).count(), 0, "it listens no more");
+}
+
+/// What `ss` tells of the client's end of a connection.
+struct Ss {
+    sent: f64,
+    received: f64,
+    /// Seconds.
+    rtt: f64,
+}
+
+impl Ss {
+    fn of(destination: &str) -> Self {
+        let text = run(Command::new("ss").args(["-tinH", "dst", destination]));
+        let field = |name: &str| {
+            let value = text.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix(':'));
+            let value = value.unwrap_or_else(|| panic!("ss tells no {name}: {text}"));
+            value.split('/').next().unwrap().parse::<f64>().unwrap()
+        };
+        Self { sent: field("bytes_sent"), received: field("bytes_received"), rtt: field("rtt") / 1e3 }
+    }
+}
+
+const CLOSED: &str = "10.99.0.2:8082";
 const FAR: &str = "10.99.0.2:8081";
 /// An address on the same wire that nobody has.
 const NOBODY: &str = "10.99.0.3:8080";
@@ -284,9 +442,14 @@ fn set_syn_retries(socket: &Socket, retries: libc::c_int) {
 
 /// `RetransSegs` of the calling thread's network namespace.
 fn kernel_retransmits() -> f64 {
-    let snmp = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
-    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    kernel_counter("snmp", "Tcp", "RetransSegs")
+}
+
+/// A counter of the calling thread's network namespace.
+fn kernel_counter(file: &str, group: &str, name: &str) -> f64 {
+    let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let at = names.split(' ').position(|name| name == "RetransSegs").unwrap();
+    let at = names.split(' ').position(|have| have == name).unwrap();
     values.split(' ').nth(at).unwrap().parse().unwrap()
 }

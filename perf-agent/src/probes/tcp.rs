@@ -1,10 +1,12 @@
-//! Connections: opened, accepted, failed, closed, reset, and what was sent twice. See `perf-ebpf/src/bin/tcp.rs`.
+//! Connections: opened, accepted, failed, closed, reset, what they moved and what was sent twice. See `perf-ebpf/src/bin/tcp.rs`.
 
+use anyhow::Context as _;
+use aya::maps::{Array, MapData};
 use perf_common::peer::CLASS_OTHER;
-use perf_common::tcp::{CONNECT_RESULTS, TcpCell, TcpKey};
+use perf_common::tcp::{Backlog, CONNECT_RESULTS, RETRANSMITS, STATES, TcpCell, TcpKey};
 use perf_common::workload::OTHER;
 
-use super::{Account, Common, Names, Probe, Start, Started, Write, merged, started};
+use super::{Account, Common, Names, Probe, Start, Started, State, Write, merged, started};
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::object::{self, Hook, HookKind};
@@ -20,6 +22,9 @@ const HOOKS: [Hook; 5] = [
     Hook { program: "seed", target: "task_file", kind: HookKind::Iterator { passes: 2 } },
 ];
 
+/// The same walk at each scrape.
+const LOOK: Hook = Hook { program: "look", target: "task_file", kind: HookKind::Iterator { passes: 0 } };
+
 /// Sockets that are remembered where they cannot carry their state themselves (5.10).
 const SOCKETS_BY_ADDR: u32 = 65_536;
 
@@ -27,6 +32,13 @@ struct Tcp {
     common: Common,
     table: Table,
     events: Counters,
+    /// Listening sockets, by address.
+    backlogs: aya::maps::HashMap<MapData, u64, Backlog>,
+    /// The number of the walk over all sockets that is under way.
+    pass: Array<MapData, u64>,
+    passes: u64,
+    /// Whether walks are possible.
+    looks: bool,
 }
 
 pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
@@ -35,13 +47,48 @@ pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Star
         let mut object = loader.load(object::TCP, &[("SOCKETS_BY_ADDR", by_address)])?;
         let other = TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) };
         Table::prepare::<_, TcpCell>(&mut object, "", &[other])?;
-        let status = loader.attach("tcp", &mut object, &HOOKS);
+        let mut status = loader.attach("tcp", &mut object, &HOOKS);
+        let look = loader.attach("tcp", &mut object, &[LOOK]);
+        let looks = look.iter().all(|hook| hook.state == State::Attached);
+        if !looks {
+            // One hook, shown once.
+            status.retain(|hook| hook.hook != LOOK.name());
+            status.extend(look);
+        }
         let table = Table::take(&mut object, "")?;
         let events = Counters::take(&mut object, "EVENTS")?;
-        let tcp = Tcp { table, events, common: Common::take(object)? };
+        let mut take = |name| object.take_map(name).with_context(|| format!("the object has no map {name}"));
+        let backlogs = take("BACKLOGS")?.try_into()?;
+        let pass = take("PASS")?.try_into()?;
+        let tcp = Tcp { table, events, backlogs, pass, passes: 0, looks, common: Common::take(object)? };
         Ok((status, Some(Box::new(tcp) as Box<dyn Probe>)))
     })
 }
+
+impl Tcp {
+    /// Has every open socket's bytes and round-trip time counted up to now, and finds the listening ones.
+    fn look(&mut self) -> anyhow::Result<Vec<Backlog>> {
+        if !self.looks {
+            return Ok(Vec::new());
+        }
+        self.passes += 1;
+        self.pass.set(0, self.passes, 0)?;
+        object::iterate(&mut self.common.object, &LOOK)?;
+        let (found, gone): (Vec<_>, Vec<_>) = self
+            .backlogs
+            .iter()
+            .filter_map(Result::ok)
+            .take(MAX_BACKLOGS)
+            .partition(|(_, backlog)| backlog.pass == self.passes);
+        for (socket, _) in gone {
+            self.backlogs.remove(&socket).ok();
+        }
+        Ok(found.into_iter().map(|(_, backlog)| backlog).collect())
+    }
+}
+
+/// As many as the map holds: while it changes, a walk by keys need not end.
+const MAX_BACKLOGS: usize = 4096;
 
 impl Probe for Tcp {
     fn common(&self) -> &Common {
@@ -53,6 +100,7 @@ impl Probe for Tcp {
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
+        let backlogs = self.look()?;
         let mut cells = Vec::new();
         self.table.each::<TcpKey, TcpCell>(|_, key, cell| {
             cells.push(((names.identity(key.workload), names.destination(key.peer)), *cell));
@@ -93,9 +141,32 @@ impl Probe for Tcp {
         for (key, cell) in cells.iter().filter(|(_, cell)| cell.lifetime.count() != 0) {
             series(key, &mut |labels| names.histogram(&mut family, labels, &cell.lifetime));
         }
-        let counters: [(&str, &str, Field); 2] = [
+        let mut family = page.family(
+            "tcp_rtt_seconds",
+            "Smoothed round-trip time of connections: once when an end is closed, and at each scrape for those that moved bytes since the last one.",
+            Kind::Histogram,
+        );
+        for (key, cell) in cells.iter().filter(|(_, cell)| cell.rtt.count() != 0) {
+            series(key, &mut |labels| names.histogram(&mut family, labels, &cell.rtt));
+        }
+        let mut family = page.family(
+            "tcp_retransmits_total",
+            "Segments sent again: after a timeout, because acknowledgements told of a loss (fast), or to find out whether the last one arrived (probe).",
+            Kind::Counter,
+        );
+        for (key, cell) in &cells {
+            for (kind, count) in RETRANSMITS.iter().zip(cell.retransmits) {
+                if count != 0 {
+                    series(key, &mut |labels| {
+                        family.sample(&[labels, &[("kind", kind)]].concat(), count as f64);
+                    });
+                }
+            }
+        }
+        let counters: [(&str, &str, Field); 3] = [
             ("tcp_accepts_total", "Connections that a listening socket received.", |cell| cell.accepts),
-            ("tcp_retransmits_total", "Segments sent again.", |cell| cell.retransmits),
+            ("tcp_sent_bytes_total", "Bytes of payload sent, ones sent again not counted.", |cell| cell.sent),
+            ("tcp_received_bytes_total", "Bytes of payload received.", |cell| cell.received),
         ];
         for (name, help, value) in counters {
             let mut family = page.family(name, help, Kind::Counter);
@@ -116,14 +187,59 @@ impl Probe for Tcp {
         }
         let mut family = page.family(
             "tcp_connections",
-            "Connections that are open now: established, or closed by the peer only.",
+            "Connections that there are now, by state: established and close_wait are open, the others are opening or closing.",
             Kind::Gauge,
         );
-        for (key, cell) in cells.iter().filter(|(_, cell)| cell.opened != 0) {
-            // Read while both move: the second can be ahead for the length of a batch.
-            series(key, &mut |labels| family.sample(labels, cell.opened.saturating_sub(cell.closed) as f64));
+        for (key, cell) in &cells {
+            let ever =
+                |state: &str| matches!(state, "established") && (cell.accepts != 0 || cell.connects[0] != 0);
+            for (state, count) in STATES.iter().zip(cell.states) {
+                let Some(state) = state.filter(|state| count != 0 || ever(state)) else { continue };
+                // Read while both ends of a step move: one can be ahead for a moment.
+                let count = count.cast_signed().max(0);
+                series(key, &mut |labels| {
+                    family.sample(&[labels, &[("state", state)]].concat(), count as f64);
+                });
+            }
         }
+        write_backlogs(page, names, &backlogs);
         Ok(())
+    }
+}
+
+/// Several sockets at one port of one service are one series.
+fn write_backlogs(page: &mut Page, names: &Names, backlogs: &[Backlog]) {
+    let listeners = backlogs
+        .iter()
+        .map(|backlog| ((names.identity(backlog.workload), backlog.port.to_string()), *backlog));
+    let listeners = merged(listeners, |into, from| {
+        into.waiting += from.waiting;
+        into.limit = into.limit.saturating_add(from.limit);
+        into.drops = into.drops.wrapping_add(from.drops);
+    });
+    let families: [(&str, &str, Kind, fn(&Backlog) -> u32); 3] = [
+        ("tcp_listen_backlog", "Connections that wait to be accepted.", Kind::Gauge, |listener| {
+            listener.waiting
+        }),
+        (
+            "tcp_listen_backlog_max",
+            "Connections that may wait to be accepted: the argument of listen(2), or net.core.somaxconn where that is less.",
+            Kind::Gauge,
+            |listener| listener.limit,
+        ),
+        (
+            "tcp_listen_drops_total",
+            "Attempts to connect that a listening socket turned away, mostly because the queue of those that wait to be accepted, or of SYNs, was full.",
+            Kind::Counter,
+            |listener| listener.drops,
+        ),
+    ];
+    for (name, help, kind, value) in families {
+        let mut family = page.family(name, help, kind);
+        for ((identity, port), listener) in &listeners {
+            let [service, container, pod] = identity.labels();
+            family.sample(&[service, container, pod, ("port", port)], value(listener).into());
+        }
     }
 }
 
@@ -134,23 +250,31 @@ fn merge(into: &mut TcpCell, from: &TcpCell) {
     let TcpCell {
         connects,
         accepts,
-        opened,
-        closed,
+        states,
         retransmits,
         resets_sent,
         resets_received,
+        sent,
+        received,
         connect,
         lifetime,
+        rtt,
     } = from;
     for (sum, count) in into.connects.iter_mut().zip(connects) {
         *sum += count;
     }
+    for (sum, count) in into.states.iter_mut().zip(states) {
+        *sum = sum.wrapping_add(*count);
+    }
+    for (sum, count) in into.retransmits.iter_mut().zip(retransmits) {
+        *sum += count;
+    }
     into.accepts += accepts;
-    into.opened += opened;
-    into.closed += closed;
-    into.retransmits += retransmits;
+    into.sent += sent;
+    into.received += received;
     into.resets_sent += resets_sent;
     into.resets_received += resets_received;
     into.connect.merge(connect);
     into.lifetime.merge(lifetime);
+    into.rtt.merge(rtt);
 }

@@ -25,7 +25,7 @@ use perf_ebpf::kernel::Ptr;
 use perf_ebpf::{get, unset, who};
 
 perf_ebpf::program!();
-perf_ebpf::slice!(DiskKey => DiskCell, 2048);
+perf_ebpf::slice!(DiskKey => DiskCell, 1024);
 
 #[unsafe(no_mangle)]
 static DISK: Global<DiskOffsets> = Global::new(unset());

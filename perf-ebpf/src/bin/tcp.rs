@@ -1,14 +1,16 @@
-//! Connections: how long they took to open, how they ended, what was sent twice.
+//! Connections: how long they took to open, how they ended, what they moved, what was sent twice.
 //!
 //! Hooks: `tp_btf/inet_sock_set_state` for everything in a connection's life; `tp_btf/tcp_retransmit_skb`,
 //! `tp_btf/tcp_send_reset`, `tp_btf/tcp_receive_reset`. `iter/task_file` runs at start, for
-//! the sockets that were open before: listeners first, then connections.
+//! the sockets that were open before: listeners first, then connections; and at each scrape, for what open sockets have to tell.
 //! Maps: a table of [`TcpCell`] by workload and peer, `SOCKETS` (socket → [`TcpSocket`]; `SOCKETS_BY_ADDR` on 5.10),
 //! `LISTENERS` (namespace and port → workload: a connection arrives in interrupt context, where nobody owns it),
-//! `PEERS`.
+//! `BACKLOGS` (listening socket → [`Backlog`]) and `PASS` (the number of the walk that fills it), `PEERS`.
 //! Metrics: `tcp_connect_duration_seconds`, `tcp_connects_total`, `tcp_accepts_total`, `tcp_connections`,
-//! `tcp_connection_duration_seconds`, `tcp_retransmits_total`, `tcp_resets_total`.
-//! Needs: nothing newer than 5.10; sockets from before the start are only known from 5.11 on (`bpf_sock_from_file`).
+//! `tcp_connection_duration_seconds`, `tcp_retransmits_total`, `tcp_resets_total`, `tcp_sent_bytes_total`,
+//! `tcp_received_bytes_total`, `tcp_rtt_seconds`, `tcp_listen_*`.
+//! Needs: nothing newer than 5.10; sockets from before the start are only known from 5.11 on (`bpf_sock_from_file`), and before
+//! that bytes and round trips are counted when a connection ends.
 #![no_std]
 #![no_main]
 #![allow(clippy::needless_pass_by_value, reason = "the tracepoint macro hands over the context")]
@@ -20,13 +22,15 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_sock_from_file};
 use aya_ebpf::macros::{btf_map, btf_tracepoint, map};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::BtfTracePointContext;
+use perf_common::bytes::opaque;
 use perf_common::events::Reason;
 use perf_common::kernel::SockOffsets;
 use perf_common::peer::{CLASS_OTHER, Peer};
 use perf_common::tcp::{
-    ConnectResult, Listener, PHASE_CLOSED, PHASE_CONNECTING, PHASE_OPEN, TcpCell, TcpKey, TcpSocket,
+    Backlog, CONNECT_RESULTS, ConnectResult, Listener, PHASE_CLOSED, PHASE_CONNECTING, PHASE_OPEN,
+    RETRANSMITS, Retransmit, STATES, TcpCell, TcpKey, TcpSocket,
 };
 use perf_common::workload::{OTHER, UNKNOWN};
 use perf_ebpf::count::{Events, add, observe};
@@ -49,6 +53,10 @@ static SOCKET_ZERO: PerCpuArray<TcpSocket> = PerCpuArray::with_max_entries(1, 0)
 #[map]
 static LISTENERS: LruHashMap<Listener, u64> = LruHashMap::with_max_entries(8192, 0);
 #[map]
+static BACKLOGS: HashMap<u64, Backlog> = HashMap::with_max_entries(4096, 0);
+#[map]
+static PASS: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
 static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
 
 const TCP_ESTABLISHED: i32 = 1;
@@ -57,6 +65,11 @@ const TCP_SYN_RECV: i32 = 3;
 const TCP_CLOSE: i32 = 7;
 const TCP_CLOSE_WAIT: i32 = 8;
 const TCP_LISTEN: i32 = 10;
+
+/// How a connection recovers from loss, `enum tcp_ca_state` of the user interface.
+const CA_STATE: u8 = 0x1f;
+const CA_RECOVERY: u8 = 3;
+const CA_LOSS: u8 = 4;
 
 const ECONNREFUSED: i32 = 111;
 const ETIMEDOUT: i32 = 110;
@@ -77,9 +90,7 @@ fn state(ctx: BtfTracePointContext) -> i32 {
         (TCP_SYN_SENT, TCP_ESTABLISHED) => connected(sk, at),
         (TCP_SYN_RECV, TCP_ESTABLISHED) => accepted(sk, at),
         (TCP_SYN_SENT, TCP_CLOSE) => failed(sk, at),
-        // As `CurrEstab` in /proc/net/snmp counts: a connection that the peer closed is still open here.
-        (TCP_ESTABLISHED | TCP_CLOSE_WAIT, new) if new != TCP_CLOSE_WAIT => closed(sk, at),
-        _ => {}
+        _ => moved(sk, at, new as u32),
     }
     if new == TCP_CLOSE && at.storage == 0 {
         let _: Result<(), i32> = SOCKETS_BY_ADDR.remove(sk.key());
@@ -90,20 +101,31 @@ fn state(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
     // From 6.18 on it also fires where the segment could not be sent, which `RetransSegs` has always counted.
+    let at = get(&SOCK);
+    let tcp = socket::tcp(Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0));
+    let kind = if tcp.is_null() {
+        Retransmit::Probe
+    } else {
+        match tcp.load::<u8>(at.tcp_ca_state) & CA_STATE {
+            CA_LOSS => Retransmit::Timeout,
+            CA_RECOVERY => Retransmit::Fast,
+            _ => Retransmit::Probe,
+        }
+    };
     // SAFETY: a field of the cell that `tally` got.
-    tally(&ctx, |cell| unsafe { &raw mut (*cell).retransmits })
+    tally(&ctx, |cell| unsafe { nth::<{ RETRANSMITS.len() }>(&raw mut (*cell).retransmits, kind as u64) })
 }
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_sent(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: as above.
-    tally(&ctx, |cell| unsafe { &raw mut (*cell).resets_sent })
+    tally(&ctx, |cell| unsafe { Some(&raw mut (*cell).resets_sent) })
 }
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_received(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: as above.
-    tally(&ctx, |cell| unsafe { &raw mut (*cell).resets_received })
+    tally(&ctx, |cell| unsafe { Some(&raw mut (*cell).resets_received) })
 }
 
 /// `struct bpf_iter__task_file`: the interface of this iterator.
@@ -119,21 +141,8 @@ struct TaskFile {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn seed(ctx: *const TaskFile) -> i32 {
-    // SAFETY: the context of this iterator, whose pointers are null at its end.
-    let (task, file) = unsafe { (Ptr::new((*ctx).task, true), (*ctx).file) };
-    if task.is_null() || file.is_null() {
-        return 0;
-    }
-    // SAFETY: a file from the iterator; null where it is no socket.
-    let socket = Ptr::new(unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast(), true);
-    if socket.is_null() {
-        return 0;
-    }
     let at = get(&SOCK);
-    let sk = socket.follow(at.socket_sk);
-    if sk.is_null() || !socket::is_tcp(sk, at) {
-        return 0;
-    }
+    let Some((task, sk)) = found(ctx, at) else { return 0 };
     let state = i32::from(sk.load::<u8>(at.state));
     let listener = listener(sk, at);
     if state == TCP_LISTEN {
@@ -150,10 +159,56 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
         return 0;
     }
     let peer = if incoming { peer.classed().id() } else { socket::destination(&PEERS, &peer, at) };
-    *socket = TcpSocket { key: TcpKey { workload: owner(task), peer }, since: 0, phase: PHASE_OPEN };
-    // SAFETY: a field of the cell.
-    count(&socket.key, |cell| unsafe { add(&raw mut (*cell).opened, 1) });
+    let key = TcpKey { workload: owner(task), peer };
+    // What it moved before is nobody's.
+    let (sent, received) = moved_bytes(sk, at);
+    *socket = TcpSocket { key, since: 0, phase: PHASE_OPEN, state: state as u32, sent, received };
+    count(&key, |cell| enter(cell, state as u32));
     0
+}
+
+/// One file of one process, at a scrape.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn look(ctx: *const TaskFile) -> i32 {
+    let at = get(&SOCK);
+    let Some((task, sk)) = found(ctx, at) else { return 0 };
+    let state = i32::from(sk.load::<u8>(at.state));
+    if state != TCP_LISTEN {
+        let Some(socket) = socket_state(sk, at, false) else { return 0 };
+        flush(sk, at, socket);
+        return 0;
+    }
+    let listener = listener(sk, at);
+    // SAFETY: copied at once.
+    let workload = unsafe { LISTENERS.get(listener) }.copied().unwrap_or_else(|| owner(task));
+    let backlog = Backlog {
+        workload,
+        pass: PASS.get(0).copied().unwrap_or(0),
+        port: listener.port,
+        waiting: sk.load(at.ack_backlog),
+        limit: sk.load(at.max_ack_backlog),
+        drops: sk.load(at.drops),
+    };
+    let _: Result<(), i32> = BACKLOGS.insert(sk.key(), backlog, 0);
+    0
+}
+
+/// The task and the TCP socket that an iterator is at, if it is at one.
+#[inline(always)]
+fn found(ctx: *const TaskFile, at: &SockOffsets) -> Option<(Ptr, Ptr)> {
+    // SAFETY: the context of this iterator, whose pointers are null at its end.
+    let (task, file) = unsafe { (Ptr::new((*ctx).task, true), (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return None;
+    }
+    // SAFETY: a file from the iterator; null where it is no socket.
+    let socket = Ptr::new(unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast(), true);
+    if socket.is_null() {
+        return None;
+    }
+    let sk = socket.follow(at.socket_sk);
+    (!sk.is_null() && socket::is_tcp(sk, at)).then_some((task, sk))
 }
 
 #[inline(always)]
@@ -167,7 +222,10 @@ fn connecting(sk: Ptr, at: &SockOffsets) {
     let Some(socket) = socket_state(sk, at, true) else { return };
     let workload = owner(who::current(get(&TASK)));
     let peer = socket::destination(&PEERS, &socket::peer(sk, at), at);
-    *socket = TcpSocket { key: TcpKey { workload, peer }, since: now(), phase: PHASE_CONNECTING };
+    let key = TcpKey { workload, peer };
+    let state = TCP_SYN_SENT as u32;
+    *socket = TcpSocket { key, since: now(), phase: PHASE_CONNECTING, state, sent: 0, received: 0 };
+    count(&key, |cell| enter(cell, state));
 }
 
 #[inline(always)]
@@ -180,10 +238,13 @@ fn connected(sk: Ptr, at: &SockOffsets) {
     let took = now.saturating_sub(socket.since);
     socket.since = now;
     socket.phase = PHASE_OPEN;
+    let old = socket.state;
+    socket.state = TCP_ESTABLISHED as u32;
     // SAFETY: fields of the cell.
     count(&socket.key, |cell| unsafe {
         add(&raw mut (*cell).connects[ConnectResult::Ok as usize], 1);
-        add(&raw mut (*cell).opened, 1);
+        leave(cell, old);
+        enter(cell, TCP_ESTABLISHED as u32);
         observe(&raw mut (*cell).connect, took);
     });
 }
@@ -191,14 +252,20 @@ fn connected(sk: Ptr, at: &SockOffsets) {
 #[inline(always)]
 fn accepted(sk: Ptr, at: &SockOffsets) {
     let Some(socket) = socket_state(sk, at, true) else { return };
+    if socket.phase == PHASE_CONNECTING {
+        // Both ends sent a SYN at the same time.
+        connected(sk, at);
+        return;
+    }
     // SAFETY: copied at once.
     let workload = unsafe { LISTENERS.get(listener(sk, at)) }.copied().unwrap_or(UNKNOWN);
-    let peer = socket::peer(sk, at).classed().id();
-    *socket = TcpSocket { key: TcpKey { workload, peer }, since: now(), phase: PHASE_OPEN };
-    // SAFETY: fields of the cell.
-    count(&socket.key, |cell| unsafe {
-        add(&raw mut (*cell).accepts, 1);
-        add(&raw mut (*cell).opened, 1);
+    let key = TcpKey { workload, peer: socket::peer(sk, at).classed().id() };
+    let state = TCP_ESTABLISHED as u32;
+    *socket = TcpSocket { key, since: now(), phase: PHASE_OPEN, state, sent: 0, received: 0 };
+    count(&key, |cell| {
+        // SAFETY: a field of the cell.
+        add(unsafe { &raw mut (*cell).accepts }, 1);
+        enter(cell, state);
     });
 }
 
@@ -209,6 +276,8 @@ fn failed(sk: Ptr, at: &SockOffsets) {
         return;
     }
     socket.phase = PHASE_CLOSED;
+    let old = socket.state;
+    socket.state = 0;
     let result = match sk.load::<i32>(at.err) {
         ECONNREFUSED => ConnectResult::Refused,
         ETIMEDOUT => ConnectResult::TimedOut,
@@ -216,35 +285,112 @@ fn failed(sk: Ptr, at: &SockOffsets) {
         0 => ConnectResult::Aborted,
         _ => ConnectResult::Error,
     };
-    let index = perf_common::bytes::opaque(result as u64) & 7;
     count(&socket.key, |cell| {
-        if index < perf_common::tcp::CONNECT_RESULTS.len() as u64 {
-            // SAFETY: bounded just above.
-            unsafe { add((&raw mut (*cell).connects).cast::<u64>().add(index as usize), 1) };
+        leave(cell, old);
+        // SAFETY: a field of the cell.
+        let connects = unsafe { &raw mut (*cell).connects };
+        if let Some(counter) = nth::<{ CONNECT_RESULTS.len() }>(connects, result as u64) {
+            add(counter, 1);
+        }
+    });
+}
+
+/// From one state of a connection's end to another, or to none.
+#[inline(always)]
+fn moved(sk: Ptr, at: &SockOffsets, new: u32) {
+    let Some(socket) = socket_state(sk, at, false) else { return };
+    if socket.phase == 0 {
+        return;
+    }
+    // As `CurrEstab` in /proc/net/snmp counts: a connection that the peer closed is still open here.
+    let closes = socket.phase == PHASE_OPEN && new != TCP_CLOSE_WAIT as u32;
+    let since = if closes { socket.since } else { 0 };
+    if closes {
+        socket.phase = PHASE_CLOSED;
+    }
+    flush(sk, at, socket);
+    let old = socket.state;
+    socket.state = if new == TCP_CLOSE as u32 { 0 } else { new };
+    count(&socket.key, |cell| {
+        leave(cell, old);
+        if new != TCP_CLOSE as u32 {
+            enter(cell, new);
+        }
+        if since != 0 {
+            // SAFETY: a field of the cell.
+            observe(unsafe { &raw mut (*cell).lifetime }, now().saturating_sub(since));
+        }
+    });
+}
+
+/// Bytes of payload that a socket has sent, without those sent again, and received.
+#[inline(always)]
+fn moved_bytes(sk: Ptr, at: &SockOffsets) -> (u64, u64) {
+    let tcp = socket::tcp(sk);
+    if tcp.is_null() {
+        return (0, 0);
+    }
+    let (all, again): (u64, u64) = (tcp.load(at.tcp_bytes_sent), tcp.load(at.tcp_bytes_retrans));
+    let received: u64 = tcp.load(at.tcp_bytes_received);
+    // The peer's FIN takes a place in the sequence, and the kernel counts it.
+    let fin = sk.load::<u64>(at.flags) >> (at.flag_done & 63) & 1;
+    (all.saturating_sub(again), received.saturating_sub(fin))
+}
+
+/// Counts what a socket has moved since the last time, and its round-trip time if it has moved anything.
+#[inline(always)]
+fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
+    let (sent, received) = moved_bytes(sk, at);
+    // A segment that is sent again is in one number before it is in the other.
+    let more_sent = sent.saturating_sub(socket.sent);
+    let more_received = received.saturating_sub(socket.received);
+    if more_sent | more_received == 0 {
+        return;
+    }
+    socket.sent += more_sent;
+    socket.received += more_received;
+    let tcp = socket::tcp(sk);
+    let srtt: u32 = if tcp.is_null() { 0 } else { tcp.load(at.tcp_srtt) };
+    // SAFETY: fields of the cell.
+    count(&socket.key, |cell| unsafe {
+        add(&raw mut (*cell).sent, more_sent);
+        add(&raw mut (*cell).received, more_received);
+        if srtt != 0 {
+            observe(&raw mut (*cell).rtt, u64::from(srtt) * 125);
         }
     });
 }
 
 #[inline(always)]
-fn closed(sk: Ptr, at: &SockOffsets) {
-    let Some(socket) = socket_state(sk, at, false) else { return };
-    if socket.phase != PHASE_OPEN {
-        return;
+fn enter(cell: *mut TcpCell, state: u32) {
+    // SAFETY: a field of a live cell.
+    if let Some(counter) = nth::<{ STATES.len() }>(unsafe { &raw mut (*cell).states }, state.into()) {
+        add(counter, 1);
     }
-    socket.phase = PHASE_CLOSED;
-    let since = socket.since;
-    // SAFETY: fields of the cell.
-    count(&socket.key, |cell| unsafe {
-        add(&raw mut (*cell).closed, 1);
-        if since != 0 {
-            observe(&raw mut (*cell).lifetime, now().saturating_sub(since));
-        }
-    });
+}
+
+#[inline(always)]
+fn leave(cell: *mut TcpCell, state: u32) {
+    // SAFETY: as above.
+    if let Some(counter) = nth::<{ STATES.len() }>(unsafe { &raw mut (*cell).states }, state.into()) {
+        add(counter, u64::MAX);
+    }
+}
+
+/// An element of an array in a map, in a form that the verifier can follow.
+#[inline(always)]
+fn nth<const N: usize>(array: *mut [u64; N], index: u64) -> Option<*mut u64> {
+    let index = opaque(index) & 15;
+    if index >= N as u64 {
+        return None;
+    }
+    // SAFETY: bounded just above.
+    Some(unsafe { array.cast::<u64>().add(index as usize) })
 }
 
 /// Adds one to a counter of the socket that a tracepoint names; of nobody's where it has none.
 #[inline(always)]
-fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> *mut u64) -> i32 {
+fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> Option<*mut u64>) -> i32 {
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
     let mut key = TcpKey { workload: UNKNOWN, peer: u64::from(CLASS_OTHER) };
     if !sk.is_null()
@@ -252,7 +398,11 @@ fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> *mut u64)
     {
         key = socket.key;
     }
-    count(&key, |cell| add(counter(cell), 1));
+    count(&key, |cell| {
+        if let Some(counter) = counter(cell) {
+            add(counter, 1);
+        }
+    });
     0
 }
 
