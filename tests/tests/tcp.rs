@@ -248,7 +248,7 @@ fn bytes_and_round_trips_are_those_of_ss_while_a_connection_is_open_and_when_it_
     let at = page.sum("tcp_received_bytes_total", server);
     let mut pair = Pair::open(&listener);
     pair.request(&[&[b'x'; 1000]]);
-    pair.response(&[&[b'y'; 70_000]]);
+    pair.response(&[&vec![b'y'; 70_000]]);
     let ss = Ss::of(&destination);
     let page = agent.expect_all(&[
         ("tcp_sent_bytes_total", client, 1000.0),
