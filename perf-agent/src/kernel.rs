@@ -171,7 +171,11 @@ impl Kernel {
             in_iowait: in_iowait / 8,
             in_iowait_mask: 1 << (in_iowait % 8),
             sleepers_mask: self.sleepers - 1,
-            pad: 0,
+            has_progress: 1,
+            rq_clock_task: self.at("rq", "clock_task")?,
+            sum_exec: task("se.sum_exec_runtime")?,
+            exec_start: task("se.exec_start")?,
+            run_delay: task("sched_info.run_delay")?,
         })
     }
 

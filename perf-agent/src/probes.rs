@@ -6,6 +6,7 @@ mod dns;
 mod http;
 mod l7;
 mod mysql;
+mod phases;
 mod pools;
 mod postgres;
 mod redis;

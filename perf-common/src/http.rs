@@ -118,9 +118,10 @@ pub struct Conn {
     /// The sequence number of the next call's first byte, by direction.
     pub next_seq: [u32; 2],
     pub pad: u32,
+    pub turn: crate::phases::Turn,
 }
 
-crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 40);
+crate::pod!(Conn: 48 + 2 * 16 + DEPTH * 24 + 40 + 32);
 
 /// A request and its response, complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

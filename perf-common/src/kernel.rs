@@ -93,10 +93,15 @@ pub struct SchedOffsets {
     pub in_iowait_mask: u32,
     /// How many tasks have a place of their own among the sleepers, less one: a mask.
     pub sleepers_mask: u32,
-    pub pad: u32,
+    /// Whether the rest is known, which tells what a task has done so far.
+    pub has_progress: u32,
+    pub rq_clock_task: u32,
+    pub sum_exec: u32,
+    pub exec_start: u32,
+    pub run_delay: u32,
 }
 
-crate::pod!(SchedOffsets: 40);
+crate::pod!(SchedOffsets: 56);
 
 /// The way from a file descriptor to its socket, for kernels without a tracepoint that carries the socket.
 #[repr(C)]

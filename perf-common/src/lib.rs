@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod l7;
 pub mod mysql;
 pub mod peer;
+pub mod phases;
 pub mod pools;
 pub mod postgres;
 pub mod redis;

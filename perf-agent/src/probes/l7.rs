@@ -7,6 +7,7 @@ use perf_common::request::{self, Request};
 
 use super::db::Db;
 use super::http::{self, Http};
+use super::phases::Phases;
 use super::pools::Pools;
 use super::sampler::{self, Feed};
 use super::{Account, Common, Names, Probe, Start, Started, State, Status, started};
@@ -52,6 +53,7 @@ struct L7 {
     http: Option<Http>,
     db: Db,
     pools: Pools,
+    phases: Phases,
     feed: Feed,
     recognised: Counters,
 }
@@ -86,6 +88,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         Http::prepare(&mut object)?;
         Db::prepare(&mut object)?;
         Pools::prepare(&mut object)?;
+        Phases::prepare(&mut object)?;
         let mut status = loader.attach("l7", &mut object, &SHARED);
         let (calls, arrays): (&[Hook], &[_]) = if by_socket {
             (&BY_SOCKET, &["SENT_MORE", "RECEIVED_MORE"])
@@ -112,9 +115,10 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let http = config.probes.http.enabled.then(|| Http::take(&mut object, config)).transpose()?;
         let db = Db::take(&mut object, config)?;
         let pools = Pools::take(&mut object, config.probes.connection_pools.max_sizes.clone())?;
+        let phases = Phases::take(&mut object)?;
         let feed = Feed::take(&mut object)?;
         let recognised = Counters::take(&mut object, "RECOGNISED")?;
-        let l7 = L7 { common: Common::take(object)?, http, db, pools, feed, recognised };
+        let l7 = L7 { common: Common::take(object)?, http, db, pools, phases, feed, recognised };
         Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
     })
 }
@@ -136,7 +140,7 @@ impl Probe for L7 {
     }
 
     fn learn(&mut self) {
-        let Self { common: _, http, db, pools: _, feed: _, recognised: _ } = self;
+        let Self { common: _, http, db, pools: _, phases: _, feed: _, recognised: _ } = self;
         http.iter_mut().for_each(Http::learn);
         db.learn();
     }
@@ -163,15 +167,16 @@ impl Probe for L7 {
     }
 
     fn accounts(&self) -> Vec<Account> {
-        let Self { common: _, http, db, pools: _, feed: _, recognised: _ } = self;
+        let Self { common: _, http, db, pools: _, phases: _, feed: _, recognised: _ } = self;
         http.iter().map(Http::account).chain(db.accounts()).collect()
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { common: _, http, db, pools, feed: _, recognised } = self;
+        let Self { common: _, http, db, pools, phases, feed: _, recognised } = self;
         write_recognised(page, &recognised.sums());
         http.iter_mut().try_for_each(|http| http.collect(names, page))?;
         db.collect(names, page)?;
-        pools.collect(names, page)
+        pools.collect(names, page)?;
+        phases.collect(names, page)
     }
 }

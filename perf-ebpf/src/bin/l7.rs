@@ -30,6 +30,8 @@ mod db;
 mod http;
 #[path = "l7/mysql.rs"]
 mod mysql;
+#[path = "l7/phases.rs"]
+mod phases;
 #[path = "l7/pools.rs"]
 mod pools;
 #[path = "l7/postgres.rs"]
@@ -171,6 +173,7 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     let begin =
         if conn.role == ROLE_SERVER { now } else { departure(conn, tcp, sock_at, length as u64, now) };
+    phases::written(conn, now);
     let Some(work) = work(Direction::Sent) else { return 0 };
     work.unseen = conn.unseen(Direction::Sent, length as u32, |of| position(tcp, sock_at, of)).into();
     work.sk = sk.key();
@@ -213,6 +216,7 @@ fn received(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let now: u64 = tcp.load(sock_at.tcp_clock_cache);
+    phases::read(conn, now);
     let begin = if arrived == 0 { now } else { arrived };
     work.unseen = conn.unseen(Direction::Received, length as u32, |of| position(tcp, sock_at, of)).into();
     work.sk = sk.key();
@@ -280,10 +284,13 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     let mut begin = now;
     if received {
+        phases::read(conn, now);
         if arrived != 0 {
             begin = arrived;
         }
-    } else if conn.role != ROLE_SERVER {
+    } else if conn.role == ROLE_SERVER {
+        phases::written(conn, now);
+    } else {
         begin = departure(conn, sk, sock_at, length as u64, now);
     }
     work.unseen = conn.unseen(syscall.direction, length as u32, |of| position(sk, sock_at, of)).into();

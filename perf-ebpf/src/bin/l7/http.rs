@@ -228,6 +228,7 @@ impl Io for Kernel<'_> {
         let rest = u64::from(exchange.status) | u64::from(exchange.method) << 16 | u64::from(role) << 24;
         let ns = exchange.end.saturating_sub(exchange.start);
         let cell = record(conn.workload, exchange.route, conn.peer, rest, ns);
+        super::phases::note(role, conn.workload, HTTP, 1, (exchange.start, exchange.end));
         if role == ROLE_SERVER && cell != 0 {
             clients::note(self.sk, cell - 1, exchange.end);
         }

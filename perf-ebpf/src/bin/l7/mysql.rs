@@ -41,6 +41,7 @@ follow! {
 fn count(conn: &Conn, exchange: &Exchange) {
     let rest = DbKey::rest(SYSTEM, conn.role, exchange.error, 1);
     let ns = exchange.end.saturating_sub(exchange.start);
+    super::phases::note(conn.role, conn.workload, MYSQL, 1, (exchange.start, exchange.end));
     if record_query(conn.workload, exchange.fingerprint, conn.peer, rest, ns) != 0 {
         Events(&MY_EVENTS).recorded();
     } else {

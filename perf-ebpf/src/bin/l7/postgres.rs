@@ -114,6 +114,7 @@ impl Io for Ending {
 fn count(conn: &Conn, exchange: &Exchange) {
     let rest = DbKey::rest(POSTGRESQL, conn.role, exchange.error, exchange.count);
     let ns = exchange.end.saturating_sub(exchange.start);
+    super::phases::note(conn.role, conn.workload, POSTGRES, exchange.count, (exchange.start, exchange.end));
     if record_query(conn.workload, exchange.fingerprint, conn.peer, rest, ns) != 0 {
         Events(&PG_EVENTS).recorded_many(u64::from(exchange.count));
     } else {

@@ -43,6 +43,7 @@ follow! {
 fn count(conn: &Conn, exchange: &Exchange) {
     let rest = DbKey::rest(SYSTEM, conn.role, exchange.failed.into(), exchange.count);
     let ns = exchange.end.saturating_sub(exchange.start);
+    super::phases::note(conn.role, conn.workload, REDIS, exchange.count, (exchange.start, exchange.end));
     if record_query(conn.workload, u64::from(exchange.verb), conn.peer, rest, ns) != 0 {
         Events(&RD_EVENTS).recorded_many(u64::from(exchange.count));
     } else {

@@ -2,8 +2,11 @@
 //!
 //!     traffic spin NAME                   computes on CPU 0 for ever
 //!     traffic lock NAME MILLISECONDS      has a thread wait for a lock for so long, when it gets a line
+//!     traffic serve NAME CPUS DISK        answers HTTP on the port that it says; CPUS is 0, or any for all of them
 //!     traffic nap NAME ROUNDS             sleeps so many times for a moment, says so, and waits for its input to end
 #![allow(clippy::print_stdout, reason = "stdout is read by the test")]
+
+mod serve;
 
 use std::hint::black_box;
 use std::io::{self, Read as _};
@@ -36,6 +39,13 @@ fn main() -> Result<()> {
             println!("done");
             wait_for_byte()
         }
+        ["serve", name, cpus, disk] => {
+            call_me(name);
+            if *cpus == "0" {
+                pin();
+            }
+            serve::serve(disk)
+        }
         ["lock", name, milliseconds] => {
             call_me(name);
             let span = Duration::from_millis(milliseconds.parse()?);
@@ -52,7 +62,9 @@ fn main() -> Result<()> {
             println!("done");
             wait_for_byte()
         }
-        _ => bail!("usage: traffic spin NAME | traffic nap NAME ROUNDS | traffic lock NAME MILLISECONDS"),
+        _ => bail!(
+            "usage: traffic spin NAME | traffic nap NAME ROUNDS | traffic lock NAME MILLISECONDS | traffic serve NAME CPUS DISK"
+        ),
     }
 }
 
