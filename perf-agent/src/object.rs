@@ -39,6 +39,9 @@ pub(crate) struct Hook {
 pub(crate) enum HookKind {
     /// Attached for as long as the agent runs.
     TracePoint,
+    /// The same for the second program of a hook, which stands in where the kernel skips the first; its name is that one's with
+    /// [`AGAIN`] behind it.
+    Again,
     /// Runs at start, this many times over; else when [`iterate`] is called.
     Iterator { passes: u32 },
     /// Only called by another program, by way of this program array and at this place in it. The array is the object's own,
@@ -49,6 +52,10 @@ pub(crate) enum HookKind {
 impl Hook {
     pub(crate) const fn tracepoint(program: &'static str, target: &'static str) -> Self {
         Self { program, target, kind: HookKind::TracePoint }
+    }
+
+    pub(crate) const fn again(program: &'static str, target: &'static str) -> Self {
+        Self { program, target, kind: HookKind::Again }
     }
 
     pub(crate) const fn tail(
@@ -172,8 +179,12 @@ impl<'k> Loader<'k> {
         let mut status = Vec::new();
         for (hook, loaded) in hooks.iter().zip(loaded) {
             let outcome = loaded.and_then(|()| self.attach_one(object, hook));
-            // What another program of the object calls is no hook of its own, unless it is missing.
-            let inner = matches!(hook.kind, HookKind::Tail { array, .. } if object.map(array).is_some());
+            // What another program of the object calls, or stands in for, is no hook of its own, unless it is missing.
+            let inner = match hook.kind {
+                HookKind::Tail { array, .. } => object.map(array).is_some(),
+                HookKind::Again => true,
+                HookKind::TracePoint | HookKind::Iterator { .. } => false,
+            };
             if !inner || outcome.is_err() {
                 status.push(Status::of(probe, hook.name(), outcome));
             }
@@ -258,11 +269,23 @@ fn no_program(hook: &Hook) -> anyhow::Error {
     anyhow!("the object has no {}", hook.program)
 }
 
+/// What the name of a second program ends with; see [`HookKind::Again`].
+const AGAIN: &str = "_again";
+
 /// How often the kernel skipped a run of one of the object's programs, because the program was under way on that CPU already:
 /// in a task that was preempted there, or that an interrupt came to. What those runs would have seen, nobody knows.
 pub(crate) fn missed_runs(object: &Ebpf) -> u64 {
-    let fds = object.programs().filter_map(|(_, program)| program.fd().ok());
-    fds.filter_map(|fd| bpf::recursion_misses(fd.as_fd()).ok()).sum()
+    let of = |program: &Program| program.fd().ok().and_then(|fd| bpf::recursion_misses(fd.as_fd()).ok());
+    let missed = |(name, program)| {
+        let missed = of(program).unwrap_or(0);
+        // What two programs see is missed where both miss it.
+        match object.program(&format!("{name}{AGAIN}")).and_then(of) {
+            Some(again) => missed.min(again),
+            None if str::ends_with(name, AGAIN) => 0,
+            None => missed,
+        }
+    };
+    object.programs().map(missed).sum()
 }
 
 /// Before 5.11 the memory of maps counts against this limit, and 64 KiB is the default. A refusal shows as a failed load.

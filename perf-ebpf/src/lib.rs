@@ -22,6 +22,8 @@ pub mod socket;
 #[cfg(target_arch = "bpf")]
 pub mod syscall;
 #[cfg(target_arch = "bpf")]
+pub mod twice;
+#[cfg(target_arch = "bpf")]
 pub mod who;
 
 /// All zero until user space writes what the kernel says.

@@ -17,8 +17,11 @@ use crate::page::{Kind, Page};
 use crate::requests::What;
 
 /// What both ways share: the end of connections and the arrival of requests.
-const SHARED: [Hook; 2] =
-    [Hook::tracepoint("closing", "inet_sock_set_state"), Hook::tracepoint("arrived", "tcp_rcv_space_adjust")];
+const SHARED: [Hook; 3] = [
+    Hook::tracepoint("closing", "inet_sock_set_state"),
+    Hook::again("closing_again", "inet_sock_set_state"),
+    Hook::tracepoint("arrived", "tcp_rcv_space_adjust"),
+];
 
 /// From 6.3 on. What is called comes before what calls it.
 const BY_SOCKET: [Hook; 10] = [

@@ -12,8 +12,9 @@ use crate::maps::{Counters, Table};
 use crate::object::{self, Hook, HookKind};
 use crate::page::{Kind, Page};
 
-const HOOKS: [Hook; 5] = [
+const HOOKS: [Hook; 6] = [
     Hook::tracepoint("state", "inet_sock_set_state"),
+    Hook::again("state_again", "inet_sock_set_state"),
     Hook::tracepoint("retransmit", "tcp_retransmit_skb"),
     Hook::tracepoint("reset_sent", "tcp_send_reset"),
     Hook::tracepoint("reset_received", "tcp_receive_reset"),

@@ -58,6 +58,7 @@ use perf_common::peer::Peer;
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
 use perf_ebpf::syscall::{Call as Syscall, Payload, Shape};
+use perf_ebpf::twice::{Last, Step};
 use perf_ebpf::{get, unset, who};
 
 perf_ebpf::program!();
@@ -92,6 +93,9 @@ static ARMED: Array<u32> = Array::with_max_entries(1, 0);
 /// but the other one it can.
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(2, 0);
+#[map]
+static LAST_STEP: PerCpuArray<Step> = PerCpuArray::with_max_entries(1, 0);
+const LAST: Last = Last(&LAST_STEP);
 #[map]
 static ARRIVAL: PerCpuArray<Arrival> = PerCpuArray::with_max_entries(1, 0);
 /// Connections that were recognised, by [`perf_common::l7::RECOGNISED`].
@@ -333,17 +337,39 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
-    if !socket::is_tcp(sk, get(&SOCK)) {
+    close(sk, state);
+    LAST.done(Step::of(sk.key(), 0, state));
+    0
+}
+
+/// Where the program above was skipped; see [`perf_ebpf::twice`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn closing_again(ctx: BtfTracePointContext) -> i32 {
+    let state: i32 = ctx.arg(2);
+    if state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE {
         return 0;
     }
-    let Some(conn) = conn(sk, false) else { return 0 };
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
+    if !LAST.was(Step::of(sk.key(), 0, state)) {
+        close(sk, state);
+    }
+    0
+}
+
+/// What a connection's way to this state ends; once more, it ends nothing.
+#[inline(always)]
+fn close(sk: Ptr, state: i32) {
+    if !socket::is_tcp(sk, get(&SOCK)) {
+        return;
+    }
+    let Some(conn) = conn(sk, false) else { return };
     pools::leave(conn);
     if state == TCP_FIN_WAIT1 && conn.role == ROLE_CLIENT {
         // Done with sending, not with receiving.
-        return 0;
+        return;
     }
     // The state machine does not touch it when a connection ends.
-    let Some(work) = work(Direction::Received) else { return 0 };
+    let Some(work) = work(Direction::Received) else { return };
     end(sk, conn, work, End::Connection);
     if state == TCP_CLOSE && get(&FILES).by_descriptor != 0 {
         let _: Result<(), i32> = CONNS_BY_ADDR.remove(sk.key());
@@ -351,7 +377,6 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
         redis::forget(sk);
         mysql::forget(sk);
     }
-    0
 }
 
 /// Leaves what may be DNS to the programs for it, and does not return if they are there.

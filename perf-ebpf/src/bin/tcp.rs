@@ -36,6 +36,7 @@ use perf_common::workload::{OTHER, UNKNOWN};
 use perf_ebpf::count::{Events, add, observe};
 use perf_ebpf::kernel::Ptr;
 use perf_ebpf::socket::{self, MAX_PEERS};
+use perf_ebpf::twice::{Last, Step};
 use perf_ebpf::{get, unset, who};
 
 perf_ebpf::program!();
@@ -56,6 +57,9 @@ static LISTENERS: LruHashMap<Listener, u64> = LruHashMap::with_max_entries(8192,
 static BACKLOGS: HashMap<u64, Backlog> = HashMap::with_max_entries(4096, 0);
 #[map]
 static PASS: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static LAST_STEP: PerCpuArray<Step> = PerCpuArray::with_max_entries(1, 0);
+const LAST: Last = Last(&LAST_STEP);
 #[map]
 static PEERS: HashMap<u64, Peer> = HashMap::with_max_entries(MAX_PEERS, 0);
 
@@ -80,9 +84,28 @@ const EHOSTUNREACH: i32 = 113;
 fn state(ctx: BtfTracePointContext) -> i32 {
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    step(sk, old, new);
+    LAST.done(Step::of(sk.key(), old, new));
+    0
+}
+
+/// Where the program above was skipped; see [`perf_ebpf::twice`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn state_again(ctx: BtfTracePointContext) -> i32 {
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    if !LAST.was(Step::of(sk.key(), old, new)) {
+        step(sk, old, new);
+    }
+    0
+}
+
+/// A socket's step from one state to another; once more, it changes nothing.
+#[inline(always)]
+fn step(sk: Ptr, old: i32, new: i32) {
     let at = get(&SOCK);
     if !socket::is_tcp(sk, at) {
-        return 0;
+        return;
     }
     match (old, new) {
         (_, TCP_LISTEN) => listening(sk, at),
@@ -95,7 +118,6 @@ fn state(ctx: BtfTracePointContext) -> i32 {
     if new == TCP_CLOSE && at.storage == 0 {
         let _: Result<(), i32> = SOCKETS_BY_ADDR.remove(sk.key());
     }
-    0
 }
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
@@ -220,6 +242,9 @@ fn listening(sk: Ptr, at: &SockOffsets) {
 #[inline(always)]
 fn connecting(sk: Ptr, at: &SockOffsets) {
     let Some(socket) = socket_state(sk, at, true) else { return };
+    if socket.phase == PHASE_CONNECTING {
+        return;
+    }
     let workload = owner(who::current(get(&TASK)));
     let peer = socket::destination(&PEERS, &socket::peer(sk, at), at);
     let key = TcpKey { workload, peer };
@@ -255,6 +280,8 @@ fn accepted(sk: Ptr, at: &SockOffsets) {
     if socket.phase == PHASE_CONNECTING {
         // Both ends sent a SYN at the same time.
         connected(sk, at);
+    }
+    if socket.phase == PHASE_OPEN {
         return;
     }
     // SAFETY: copied at once.
@@ -299,7 +326,8 @@ fn failed(sk: Ptr, at: &SockOffsets) {
 #[inline(always)]
 fn moved(sk: Ptr, at: &SockOffsets, new: u32) {
     let Some(socket) = socket_state(sk, at, false) else { return };
-    if socket.phase == 0 {
+    let state = if new == TCP_CLOSE as u32 { 0 } else { new };
+    if socket.phase == 0 || socket.state == state {
         return;
     }
     // As `CurrEstab` in /proc/net/snmp counts: a connection that the peer closed is still open here.
@@ -310,12 +338,11 @@ fn moved(sk: Ptr, at: &SockOffsets, new: u32) {
     }
     flush(sk, at, socket);
     let old = socket.state;
-    socket.state = if new == TCP_CLOSE as u32 { 0 } else { new };
+    socket.state = state;
     count(&socket.key, |cell| {
         leave(cell, old);
-        if new != TCP_CLOSE as u32 {
-            enter(cell, new);
-        }
+        // Nobody is counted in none.
+        enter(cell, state);
         if since != 0 {
             // SAFETY: a field of the cell.
             observe(unsafe { &raw mut (*cell).lifetime }, now().saturating_sub(since));
@@ -363,6 +390,9 @@ fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
 
 #[inline(always)]
 fn enter(cell: *mut TcpCell, state: u32) {
+    if state == 0 {
+        return;
+    }
     // SAFETY: a field of a live cell.
     if let Some(counter) = nth::<{ STATES.len() }>(unsafe { &raw mut (*cell).states }, state.into()) {
         add(counter, 1);
@@ -371,6 +401,9 @@ fn enter(cell: *mut TcpCell, state: u32) {
 
 #[inline(always)]
 fn leave(cell: *mut TcpCell, state: u32) {
+    if state == 0 {
+        return;
+    }
     // SAFETY: as above.
     if let Some(counter) = nth::<{ STATES.len() }>(unsafe { &raw mut (*cell).states }, state.into()) {
         add(counter, u64::MAX);

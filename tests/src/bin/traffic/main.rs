@@ -3,6 +3,8 @@
 //!     traffic spin NAME                   computes on CPU 0 for ever
 //!     traffic lock NAME MILLISECONDS      has a thread wait for a lock for so long, when it gets a line
 //!     traffic serve NAME CPUS DISK        answers HTTP on the port that it says; CPUS is 0, or any for all of them
+//!     traffic swallow NAME PORT           accepts whatever comes, and keeps it
+//!     traffic open NAME PORT COUNT        opens so many connections, and keeps them until its input ends
 //!     traffic nap NAME ROUNDS             sleeps so many times for a moment, says so, and waits for its input to end
 #![allow(clippy::print_stdout, reason = "stdout is read by the test")]
 
@@ -10,11 +12,13 @@ mod serve;
 
 use std::hint::black_box;
 use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use socket2::{Domain, Socket, Type};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -46,6 +50,27 @@ fn main() -> Result<()> {
             }
             serve::serve(disk)
         }
+        ["swallow", name, port] => {
+            call_me(name);
+            let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            listener.bind(&SocketAddr::from(([127, 0, 0, 1], port.parse()?)).into())?;
+            listener.listen(4096)?;
+            println!("ready");
+            let mut kept = Vec::new();
+            loop {
+                kept.push(listener.accept()?);
+            }
+        }
+        ["open", name, port, count] => {
+            call_me(name);
+            let port: u16 = port.parse()?;
+            let open = |_| TcpStream::connect(("127.0.0.1", port));
+            let kept: Vec<_> = (0..count.parse::<u32>()?).map(open).collect::<Result<_, _>>()?;
+            println!("ready");
+            wait_for_byte()?;
+            drop(kept);
+            Ok(())
+        }
         ["lock", name, milliseconds] => {
             call_me(name);
             let span = Duration::from_millis(milliseconds.parse()?);
@@ -63,7 +88,7 @@ fn main() -> Result<()> {
             wait_for_byte()
         }
         _ => bail!(
-            "usage: traffic spin NAME | traffic nap NAME ROUNDS | traffic lock NAME MILLISECONDS | traffic serve NAME CPUS DISK"
+            "usage: traffic spin NAME | traffic nap NAME ROUNDS | traffic lock NAME MILLISECONDS | traffic serve NAME CPUS DISK | traffic swallow NAME PORT | traffic open NAME PORT COUNT"
         ),
     }
 }
