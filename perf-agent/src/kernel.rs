@@ -139,10 +139,12 @@ impl Kernel {
             tcp_bytes_sent: tcp("bytes_sent")?,
             tcp_copied_seq: tcp("copied_seq")?,
             tcp_write_seq: tcp("write_seq")?,
-            tcp_bytes_retrans: tcp("bytes_retrans")?,
+            tcp_bytes_acked: tcp("bytes_acked")?,
             tcp_bytes_received: tcp("bytes_received")?,
+            tcp_snd_una: tcp("snd_una")?,
             tcp_srtt: tcp("srtt_us")?,
             tcp_ca_state: tcp("inet_conn.icsk_ca_state")?,
+            skb_segments: self.at("sk_buff", "cb")? + self.at("tcp_skb_cb", "tcp_gso_segs")?,
             flags: common("skc_flags")?,
             flag_done: self
                 .btf

@@ -55,13 +55,18 @@ pub struct SockOffsets {
     /// The sequence numbers up to which the program has read and written.
     pub tcp_copied_seq: u32,
     pub tcp_write_seq: u32,
-    /// Payload sent again, and received; the latter counts the peer's FIN as a byte.
-    pub tcp_bytes_retrans: u32,
+    /// Bytes that the peer has acknowledged and that it has sent, both with what takes a place in the sequence without being a
+    /// byte: SYN and FIN of the one, FIN of the other.
+    pub tcp_bytes_acked: u32,
     pub tcp_bytes_received: u32,
+    /// The sequence number up to which the peer has acknowledged.
+    pub tcp_snd_una: u32,
     /// Smoothed, in eighths of a microsecond.
     pub tcp_srtt: u32,
     /// A byte whose low five bits say how the connection recovers from loss.
     pub tcp_ca_state: u32,
+    /// In `sk_buff`: how many segments one stands for that TCP sends.
+    pub skb_segments: u32,
     /// Where `SOCK_DONE` is, which the peer's FIN sets: a word, and which bit of it.
     pub flags: u32,
     pub flag_done: u32,
@@ -72,7 +77,7 @@ pub struct SockOffsets {
     pub first_ephemeral_port: u32,
 }
 
-crate::pod!(SockOffsets: 108);
+crate::pod!(SockOffsets: 116);
 
 /// What `sched_switch` reads besides [`TaskOffsets`].
 #[repr(C)]

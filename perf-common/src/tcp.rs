@@ -74,7 +74,7 @@ pub struct TcpCell {
     pub retransmits: [u64; RETRANSMITS.len()],
     pub resets_sent: u64,
     pub resets_received: u64,
-    /// Bytes of payload, ones sent again not counted.
+    /// Bytes of payload that the peer has acknowledged, and that it has sent.
     pub sent: u64,
     pub received: u64,
     /// From SYN to established.
@@ -119,9 +119,11 @@ pub struct TcpSocket {
     /// How much of its bytes is in its cell already.
     pub sent: u64,
     pub received: u64,
+    /// 1 where its own SYN is among what was acknowledged.
+    pub syn: u64,
 }
 
-crate::pod!(TcpSocket: 48);
+crate::pod!(TcpSocket: 56);
 
 /// A SYN is out.
 pub const PHASE_CONNECTING: u32 = 1;

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use live_tests::{Agent, LADDER, Labels, Page, Reference, run};
+use live_tests::{Agent, LADDER, Labels, Loop, Page, Reference, run};
 use tempfile::TempDir;
 
 const READS: u64 = 2000;
@@ -81,9 +81,9 @@ fn what_fails_is_an_error_and_no_bytes() {
     let small = Mount::new("tmpfs", "size=1m");
     let device = Loop::new(Some(small.dir.path()), 16 << 20);
     let agent = Agent::start();
-    let status = device
-        .dd(&["if=/dev/zero", &format!("of={}", device.path()), "oflag=direct", "bs=64k", "count=64"])
-        .status();
+    let status =
+        Loop::dd(&["if=/dev/zero", &format!("of={}", device.path()), "oflag=direct", "bs=64k", "count=64"])
+            .status();
     assert!(!status.unwrap().success(), "everything was written");
     let labels = [("service", "dd"), ("device", device.name.as_str()), ("operation", "write")];
     let page = agent.expect("block_io_errors_total", &labels, 1.0);

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use live_tests::{Agent, Labels, Pair, comm, free_port, listener, run, wait_until};
+use live_tests::{Agent, Labels, PATIENCE, Pair, comm, free_port, listener, run, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 
 #[test]
@@ -203,6 +203,47 @@ fn retransmits_of_an_open_connection_are_counted() {
 }
 
 #[test]
+fn where_one_packet_in_twenty_is_lost_retransmits_and_bytes_are_still_exact() {
+    const BYTES: usize = 8 << 20;
+    const CONNECTIONS: usize = 4;
+    let agent = Agent::start();
+    let service = comm();
+    let spaces = Spaces::new();
+    let listener = spaces.far(|| TcpListener::bind(FAR).unwrap());
+    spaces.lose_one_in(20);
+    let before = (spaces.near(kernel_retransmits), spaces.far(kernel_retransmits));
+    for _ in 0..CONNECTIONS {
+        let mut client = spaces.near(|| TcpStream::connect(FAR).unwrap());
+        let (mut server, _) = listener.accept().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || client.write_all(&vec![b'x'; BYTES]).unwrap());
+            let mut have = Vec::new();
+            server.read_to_end(&mut have).unwrap();
+            assert_eq!(have.len(), BYTES);
+        });
+    }
+    let to = [("service", service.as_str()), ("destination", FAR)];
+    let from = [("service", service.as_str()), ("destination", "private")];
+    // The last acknowledgements can be lost as well.
+    wait_until("all connections are closed", PATIENCE, || {
+        let page = agent.page();
+        page.sum("tcp_connections", &to) == 0.0 && page.sum("tcp_connections", &from) == 0.0
+    });
+    let near = spaces.near(kernel_retransmits) - before.0;
+    let far = spaces.far(kernel_retransmits) - before.1;
+    let page = agent.expect_all(&[
+        ("tcp_retransmits_total", &to, near),
+        ("tcp_retransmits_total", &from, far),
+        ("tcp_sent_bytes_total", &to, (CONNECTIONS * BYTES) as f64),
+        ("tcp_received_bytes_total", &from, (CONNECTIONS * BYTES) as f64),
+    ]);
+    println!("{near} and {far} segments sent again\n{}", page.lines(&["tcp_retransmits_total", FAR]));
+    assert!(near > 100.0, "only {near} of {} MiB were sent again", (CONNECTIONS * BYTES) >> 20);
+    let fast = page.sum("tcp_retransmits_total", &[&to[..], &[("kind", "fast")]].concat());
+    assert!(fast > near / 2.0, "{fast} of {near} because acknowledgements told of it");
+}
+
+#[test]
 fn connects_and_accepts_are_those_of_the_kernels_own_counters() {
     const CONNECTIONS: usize = 500;
     const REFUSALS: usize = 20;
@@ -390,6 +431,16 @@ impl Spaces {
 
     fn far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.far, work)
+    }
+
+    /// From here on, of what comes to the far end: what is lost at the sender's is not sent again but held back.
+    fn lose_one_in(&self, packets: u32) {
+        let nft = |rule: &str| {
+            run(Command::new("ip").args(["netns", "exec", &self.far, "nft"]).args(rule.split(' ')));
+        };
+        nft("add table ip loss");
+        nft("add chain ip loss in { type filter hook input priority 0 ; }");
+        nft(&format!("add rule ip loss in numgen random mod {packets} == 0 drop"));
     }
 
     fn lose_far_address(&self) {

@@ -60,7 +60,7 @@ struct Package {
     service: Option<&'static str>,
 }
 
-const PACKAGES: [Package; 18] = [
+const PACKAGES: [Package; 20] = [
     Package { program: "nginx", debian: "nginx-light", why: "a server to measure", service: Some("nginx") },
     Package { program: "wrk", debian: "wrk", why: "keep-alive load", service: None },
     Package { program: "ab", debian: "apache2-utils", why: "an exact number of requests", service: None },
@@ -71,6 +71,8 @@ const PACKAGES: [Package; 18] = [
         why: "checks /metrics and the alert rules",
         service: Some("prometheus"),
     },
+    Package { program: "losetup", debian: "mount", why: "a block device to measure", service: None },
+    Package { program: "nft", debian: "nftables", why: "a network that loses packets", service: None },
     Package {
         program: "biolatency",
         debian: "libbpf-tools",

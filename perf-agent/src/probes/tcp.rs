@@ -1,5 +1,7 @@
 //! Connections: opened, accepted, failed, closed, reset, what they moved and what was sent twice. See `perf-ebpf/src/bin/tcp.rs`.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use aya::maps::{Array, MapData};
 use perf_common::peer::CLASS_OTHER;
@@ -108,10 +110,6 @@ impl Probe for Tcp {
         })?;
         let cells = merged(cells, merge);
 
-        let series = |(identity, destination): &(Identity, String), write: Write<'_>| {
-            let [service, container, pod] = identity.labels();
-            write(&[service, container, pod, ("destination", destination)]);
-        };
         let mut family = page.family(
             "tcp_connects_total",
             "Attempts to open a connection that ended, by result.",
@@ -166,7 +164,7 @@ impl Probe for Tcp {
         }
         let counters: [(&str, &str, Field); 3] = [
             ("tcp_accepts_total", "Connections that a listening socket received.", |cell| cell.accepts),
-            ("tcp_sent_bytes_total", "Bytes of payload sent, ones sent again not counted.", |cell| cell.sent),
+            ("tcp_sent_bytes_total", "Bytes of payload sent and acknowledged by the peer.", |cell| cell.sent),
             ("tcp_received_bytes_total", "Bytes of payload received.", |cell| cell.received),
         ];
         for (name, help, value) in counters {
@@ -186,25 +184,35 @@ impl Probe for Tcp {
                 }
             }
         }
-        let mut family = page.family(
-            "tcp_connections",
-            "Connections that there are now, by state: established and close_wait are open, the others are opening or closing.",
-            Kind::Gauge,
-        );
-        for (key, cell) in &cells {
-            let ever =
-                |state: &str| matches!(state, "established") && (cell.accepts != 0 || cell.connects[0] != 0);
-            for (state, count) in STATES.iter().zip(cell.states) {
-                let Some(state) = state.filter(|state| count != 0 || ever(state)) else { continue };
-                // Read while both ends of a step move: one can be ahead for a moment.
-                let count = count.cast_signed().max(0);
-                series(key, &mut |labels| {
-                    family.sample(&[labels, &[("state", state)]].concat(), count as f64);
-                });
-            }
-        }
+        write_states(page, &cells);
         write_backlogs(page, names, &backlogs);
         Ok(())
+    }
+}
+
+/// The labels of a cell's series.
+fn series((identity, destination): &(Identity, String), write: Write<'_>) {
+    let [service, container, pod] = identity.labels();
+    write(&[service, container, pod, ("destination", destination)]);
+}
+
+fn write_states(page: &mut Page, cells: &BTreeMap<(Identity, String), TcpCell>) {
+    let mut family = page.family(
+        "tcp_connections",
+        "Connections that there are now, by state: established and close_wait are open, the others are opening or closing.",
+        Kind::Gauge,
+    );
+    for (key, cell) in cells {
+        let ever =
+            |state: &str| matches!(state, "established") && (cell.accepts != 0 || cell.connects[0] != 0);
+        for (state, count) in STATES.iter().zip(cell.states) {
+            let Some(state) = state.filter(|state| count != 0 || ever(state)) else { continue };
+            // Read while both ends of a step move: one can be ahead for a moment.
+            let count = count.cast_signed().max(0);
+            series(key, &mut |labels| {
+                family.sample(&[labels, &[("state", state)]].concat(), count as f64);
+            });
+        }
     }
 }
 
@@ -218,7 +226,7 @@ fn write_backlogs(page: &mut Page, names: &Names, backlogs: &[Backlog]) {
         into.limit = into.limit.saturating_add(from.limit);
         into.drops = into.drops.wrapping_add(from.drops);
     });
-    let families: [(&str, &str, Kind, fn(&Backlog) -> u32); 3] = [
+    let families: [(&str, &str, Kind, ListenerField); 3] = [
         ("tcp_listen_backlog", "Connections that wait to be accepted.", Kind::Gauge, |listener| {
             listener.waiting
         }),
@@ -243,6 +251,9 @@ fn write_backlogs(page: &mut Page, names: &Names, backlogs: &[Backlog]) {
         }
     }
 }
+
+/// One number of a listener.
+type ListenerField = fn(&Backlog) -> u32;
 
 /// One counter of a cell.
 type Field = fn(&TcpCell) -> u64;

@@ -124,7 +124,10 @@ fn step(sk: Ptr, old: i32, new: i32) {
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
     // From 6.18 on it also fires where the segment could not be sent, which `RetransSegs` has always counted.
     let at = get(&SOCK);
-    let tcp = socket::tcp(Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0));
+    let direct = get(&TASK).direct != 0;
+    let tcp = socket::tcp(Ptr::new(ctx.arg::<*const c_void>(0), direct));
+    // One event for as many as are sent at once.
+    let segments: u16 = Ptr::new(ctx.arg::<*const c_void>(1), direct).load(at.skb_segments);
     let kind = if tcp.is_null() {
         Retransmit::Probe
     } else {
@@ -135,19 +138,21 @@ fn retransmit(ctx: BtfTracePointContext) -> i32 {
         }
     };
     // SAFETY: a field of the cell that `tally` got.
-    tally(&ctx, |cell| unsafe { nth::<{ RETRANSMITS.len() }>(&raw mut (*cell).retransmits, kind as u64) })
+    tally(&ctx, segments.into(), |cell| unsafe {
+        nth::<{ RETRANSMITS.len() }>(&raw mut (*cell).retransmits, kind as u64)
+    })
 }
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_sent(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: as above.
-    tally(&ctx, |cell| unsafe { Some(&raw mut (*cell).resets_sent) })
+    tally(&ctx, 1, |cell| unsafe { Some(&raw mut (*cell).resets_sent) })
 }
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_received(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: as above.
-    tally(&ctx, |cell| unsafe { Some(&raw mut (*cell).resets_received) })
+    tally(&ctx, 1, |cell| unsafe { Some(&raw mut (*cell).resets_received) })
 }
 
 /// `struct bpf_iter__task_file`: the interface of this iterator.
@@ -183,8 +188,8 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
     let peer = if incoming { peer.classed().id() } else { socket::destination(&PEERS, &peer, at) };
     let key = TcpKey { workload: owner(task), peer };
     // What it moved before is nobody's.
-    let (sent, received) = moved_bytes(sk, at);
-    *socket = TcpSocket { key, since: 0, phase: PHASE_OPEN, state: state as u32, sent, received };
+    let (sent, received) = moved_bytes(sk, at, 0);
+    *socket = TcpSocket { key, since: 0, phase: PHASE_OPEN, state: state as u32, sent, received, syn: 0 };
     count(&key, |cell| enter(cell, state as u32));
     0
 }
@@ -249,7 +254,7 @@ fn connecting(sk: Ptr, at: &SockOffsets) {
     let peer = socket::destination(&PEERS, &socket::peer(sk, at), at);
     let key = TcpKey { workload, peer };
     let state = TCP_SYN_SENT as u32;
-    *socket = TcpSocket { key, since: now(), phase: PHASE_CONNECTING, state, sent: 0, received: 0 };
+    *socket = TcpSocket { key, since: now(), phase: PHASE_CONNECTING, state, sent: 0, received: 0, syn: 1 };
     count(&key, |cell| enter(cell, state));
 }
 
@@ -288,7 +293,7 @@ fn accepted(sk: Ptr, at: &SockOffsets) {
     let workload = unsafe { LISTENERS.get(listener(sk, at)) }.copied().unwrap_or(UNKNOWN);
     let key = TcpKey { workload, peer: socket::peer(sk, at).classed().id() };
     let state = TCP_ESTABLISHED as u32;
-    *socket = TcpSocket { key, since: now(), phase: PHASE_OPEN, state, sent: 0, received: 0 };
+    *socket = TcpSocket { key, since: now(), phase: PHASE_OPEN, state, sent: 0, received: 0, syn: 0 };
     count(&key, |cell| {
         // SAFETY: a field of the cell.
         add(unsafe { &raw mut (*cell).accepts }, 1);
@@ -350,25 +355,29 @@ fn moved(sk: Ptr, at: &SockOffsets, new: u32) {
     });
 }
 
-/// Bytes of payload that a socket has sent, without those sent again, and received.
+/// Bytes of payload that the peer has acknowledged, and that it has sent.
+///
+/// Not `bytes_sent` without `bytes_retrans`: what is lost on this host, in a full queue of a device, is in the first twice.
 #[inline(always)]
-fn moved_bytes(sk: Ptr, at: &SockOffsets) -> (u64, u64) {
+fn moved_bytes(sk: Ptr, at: &SockOffsets, syn: u64) -> (u64, u64) {
     let tcp = socket::tcp(sk);
     if tcp.is_null() {
         return (0, 0);
     }
-    let (all, again): (u64, u64) = (tcp.load(at.tcp_bytes_sent), tcp.load(at.tcp_bytes_retrans));
-    let received: u64 = tcp.load(at.tcp_bytes_received);
-    // The peer's FIN takes a place in the sequence, and the kernel counts it.
-    let fin = sk.load::<u64>(at.flags) >> (at.flag_done & 63) & 1;
-    (all.saturating_sub(again), received.saturating_sub(fin))
+    let (acked, received): (u64, u64) = (tcp.load(at.tcp_bytes_acked), tcp.load(at.tcp_bytes_received));
+    let (up_to, written): (u32, u32) = (tcp.load(at.tcp_snd_una), tcp.load(at.tcp_write_seq));
+    let state = i32::from(sk.load::<u8>(at.state));
+    // It has sent its own FIN, which is the last that it wrote.
+    let has_ended = state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT;
+    let fin = u64::from(has_ended && up_to == written);
+    let peer_fin = sk.load::<u64>(at.flags) >> (at.flag_done & 63) & 1;
+    (acked.saturating_sub(syn + fin), received.saturating_sub(peer_fin))
 }
 
 /// Counts what a socket has moved since the last time, and its round-trip time if it has moved anything.
 #[inline(always)]
 fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
-    let (sent, received) = moved_bytes(sk, at);
-    // A segment that is sent again is in one number before it is in the other.
+    let (sent, received) = moved_bytes(sk, at, socket.syn);
     let more_sent = sent.saturating_sub(socket.sent);
     let more_received = received.saturating_sub(socket.received);
     if more_sent | more_received == 0 {
@@ -421,9 +430,9 @@ fn nth<const N: usize>(array: *mut [u64; N], index: u64) -> Option<*mut u64> {
     Some(unsafe { array.cast::<u64>().add(index as usize) })
 }
 
-/// Adds one to a counter of the socket that a tracepoint names; of nobody's where it has none.
+/// Adds to a counter of the socket that a tracepoint names; of nobody's where it has none.
 #[inline(always)]
-fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> Option<*mut u64>) -> i32 {
+fn tally(ctx: &BtfTracePointContext, by: u64, counter: impl Fn(*mut TcpCell) -> Option<*mut u64>) -> i32 {
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
     let mut key = TcpKey { workload: UNKNOWN, peer: u64::from(CLASS_OTHER) };
     if !sk.is_null()
@@ -433,7 +442,7 @@ fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> Option<*m
     }
     count(&key, |cell| {
         if let Some(counter) = counter(cell) {
-            add(counter, 1);
+            add(counter, by);
         }
     });
     0

@@ -67,7 +67,7 @@ pub(super) fn prepare(args: &Args) -> Result<()> {
         setup::for_building()?;
         build::agent(false)?;
     }
-    setup::programs(&["nginx", "wrk", "redis-server", "pg_ctlcluster"])
+    setup::programs(&["nginx", "wrk", "redis-server", "pg_ctlcluster", "losetup"])
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {
@@ -139,6 +139,8 @@ fn workloads<'s>(site: &'s Site, databases: &'s Databases) -> Vec<Workload<'s>> 
         Workload::Redis(databases),
         Workload::Postgres(databases),
         Workload::File { cpu: last },
+        Workload::Disk { cpu: last },
+        Workload::Connections { cpu: last },
         Workload::Pipe { cpu: last, peer: last },
     ];
     if first != last {

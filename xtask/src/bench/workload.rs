@@ -28,6 +28,10 @@ pub(super) enum Workload<'s> {
     Postgres(&'s Databases),
     /// pwrite and pread of 4 KiB of a file in memory: system calls that the agent has no hook on.
     File { cpu: usize },
+    /// Reads of 4 KiB past the page cache, of a block device over a file in memory: nothing but block I/O.
+    Disk { cpu: usize },
+    /// Connections over loopback, opened, accepted and closed, without a byte.
+    Connections { cpu: usize },
     /// One byte to another process and back: nothing but switches.
     Pipe { cpu: usize, peer: usize },
 }
@@ -39,6 +43,8 @@ impl Workload<'_> {
             Self::Redis(_) => "redis-benchmark, GET",
             Self::Postgres(_) => "pgbench, SELECT only",
             Self::File { .. } => "file write + read, 4 KiB",
+            Self::Disk { .. } => "block device read, 4 KiB",
+            Self::Connections { .. } => "connect, accept, close",
             Self::Pipe { cpu, peer } if cpu == peer => "pipe round trip, one CPU",
             Self::Pipe { .. } => "pipe round trip, two CPUs",
         }
@@ -47,8 +53,9 @@ impl Workload<'_> {
     /// What design and capacity planning ask for, as a ratio.
     pub(super) fn target(&self) -> f64 {
         match self {
-            Self::Web(_) | Self::Pipe { .. } => 0.95,
+            Self::Web(_) | Self::Pipe { .. } | Self::Connections { .. } => 0.95,
             Self::Redis(_) | Self::Postgres(_) => 0.97,
+            Self::Disk { .. } => 0.98,
             Self::File { .. } => 0.99,
         }
     }
@@ -60,6 +67,8 @@ impl Workload<'_> {
             Self::Redis(databases) => databases.redis(slot, stop),
             Self::Postgres(databases) => databases.postgres(slot, stop),
             Self::File { cpu } => loops::file(*cpu, slot / 4),
+            Self::Disk { cpu } => loops::disk(*cpu, slot / 4),
+            Self::Connections { cpu } => loops::connections(*cpu, slot / 4),
             Self::Pipe { cpu, peer } => loops::pipe(*cpu, *peer, slot / 4),
         }
     }

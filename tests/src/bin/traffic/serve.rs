@@ -75,7 +75,7 @@ fn request(reader: &mut BufReader<TcpStream>) -> Result<Option<(String, u32)>> {
 /// So much time on a CPU, however long that takes.
 fn compute(span: Duration) {
     let begin = on_cpu();
-    while on_cpu() - begin < span {
+    while on_cpu().saturating_sub(begin) < span {
         (0..1000).for_each(|n| _ = black_box(n));
     }
 }

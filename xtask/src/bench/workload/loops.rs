@@ -3,8 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _, stdin, stdout};
 use std::mem::{size_of, zeroed};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Stdio, id};
 use std::thread;
@@ -14,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::bench::cpu::{self, Clock};
 use crate::bench::pairs::Slot;
-use crate::process::command;
+use crate::process::{command, text};
 
 /// Between looks at the clock.
 const BATCH: u32 = 256;
@@ -30,6 +31,63 @@ pub(super) fn file(cpu: usize, slot: Duration) -> Result<Slot> {
         turns(slot, &[Clock::THIS_THREAD], || {
             file.write_all_at(&page, 0)?;
             Ok(file.read_exact_at(&mut page, 0)?)
+        })
+    })
+}
+
+pub(super) fn disk(cpu: usize, slot: Duration) -> Result<Slot> {
+    let device = Loop::new()?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&device.0)?;
+    let pages = vec![[0_u8; PAGE]; 2];
+    let mut pages = pages.concat();
+    // Such reads want whole pages.
+    let aligned = pages.as_ptr().align_offset(PAGE);
+    let page = pages.get_mut(aligned..aligned + PAGE).context("aligned")?;
+    pinned(cpu, || {
+        let mut at = 0;
+        turns(slot, &[Clock::THIS_THREAD], || {
+            at = (at + PAGE as u64) % Loop::BYTES;
+            Ok(file.read_exact_at(page, at)?)
+        })
+    })
+}
+
+const PAGE: usize = 4096;
+
+/// A block device over a file in memory; gone with the value.
+struct Loop(PathBuf);
+
+impl Loop {
+    const BYTES: u64 = 16 << 20;
+
+    fn new() -> Result<Self> {
+        let path = PathBuf::from(format!("/dev/shm/perf-agent-bench-disk-{}", id()));
+        File::create_new(&path)
+            .with_context(|| format!("creating {}", path.display()))?
+            .set_len(Self::BYTES)?;
+        let device = text(command("losetup").args(["--find", "--show"]).arg(&path));
+        // The device keeps the file.
+        fs::remove_file(&path)?;
+        Ok(Self(device?.trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        command("losetup").arg("--detach").arg(&self.0).status().ok();
+    }
+}
+
+pub(super) fn connections(cpu: usize, slot: Duration) -> Result<Slot> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    pinned(cpu, || {
+        turns(slot, &[Clock::THIS_THREAD], || {
+            let client = TcpStream::connect(address)?;
+            // The server closes first, so that it is its own port that is kept for a while, and not the client's.
+            drop(listener.accept()?);
+            drop(client);
+            Ok(())
         })
     })
 }
