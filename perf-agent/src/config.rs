@@ -83,11 +83,14 @@ pub(crate) struct Probes {
     pub(crate) max_db_series: MaxSeries,
     pub(crate) connection_pools: Pools,
     pub(crate) dns: Dns,
+    pub(crate) process: Process,
+    pub(crate) drops: Drops,
+    pub(crate) irq: Irq,
 }
 
 impl Probes {
     /// Each slice's name and whether it is switched on, in the order in which they are shown. All protocols above TCP are one.
-    pub(crate) fn enabled(&self) -> [(&'static str, bool); 5] {
+    pub(crate) fn enabled(&self) -> [(&'static str, bool); 8] {
         // A new probe has to be named here as well: without `..`, this does not compile until it is.
         let Self {
             tcp,
@@ -100,6 +103,9 @@ impl Probes {
             max_db_series: _,
             connection_pools: _,
             dns,
+            process,
+            drops,
+            irq,
         } = self;
         [
             ("tcp", tcp.enabled),
@@ -107,6 +113,9 @@ impl Probes {
             ("disk", disk.enabled),
             ("l7", http.enabled || postgres.enabled || redis.enabled || mysql.enabled),
             ("dns", dns.enabled),
+            ("process", process.enabled),
+            ("drops", drops.enabled),
+            ("irq", irq.enabled),
         ]
     }
 }
@@ -222,6 +231,45 @@ pub(crate) struct Dns {
 impl Default for Dns {
     fn default() -> Self {
         Self { enabled: true, domains: false, max_domains: MaxDomains::default() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Process {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Drops {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Irq {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Irq {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

@@ -100,13 +100,16 @@ mod tests {
     #[test]
     fn a_lacking_hook_is_no_failure_and_a_silent_probe_is() {
         let mut config = Config::default();
-        assert_eq!(broken(&config, &example()), ["sched", "l7", "dns"]);
+        assert_eq!(broken(&config, &example()), ["sched", "l7", "dns", "process", "drops", "irq"]);
         config.probes.sched.enabled = false;
         config.probes.http.enabled = false;
         config.probes.postgres.enabled = false;
         config.probes.redis.enabled = false;
         config.probes.mysql.enabled = false;
         config.probes.dns.enabled = false;
+        config.probes.process.enabled = false;
+        config.probes.drops.enabled = false;
+        config.probes.irq.enabled = false;
         assert!(broken(&config, &example()).is_empty());
         assert_eq!(broken(&config, &[]), ["tcp"]);
     }

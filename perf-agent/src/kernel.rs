@@ -5,7 +5,8 @@ pub(crate) mod btf;
 use std::path::{Path, PathBuf};
 
 use perf_common::kernel::{
-    ABSENT, DiskOffsets, FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets,
+    ABSENT, DiskOffsets, DropOffsets, ExitOffsets, FileOffsets, RegOffsets, SchedOffsets, SockOffsets,
+    TaskOffsets,
 };
 
 use btf::Btf;
@@ -69,6 +70,11 @@ impl Kernel {
 
     pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
         self.btf.has_tracepoint(name) && !self.hidden_tracepoints.iter().any(|hidden| hidden == name)
+    }
+
+    /// The enumerators that are declared together with this one, and their values.
+    pub(crate) fn siblings(&self, enumerator: &str) -> Vec<(String, u32)> {
+        self.btf.siblings(enumerator)
     }
 
     /// Whether BPF programs have this helper, by its name without `bpf_`.
@@ -144,7 +150,7 @@ impl Kernel {
             tcp_snd_una: tcp("snd_una")?,
             tcp_srtt: tcp("srtt_us")?,
             tcp_ca_state: tcp("inet_conn.icsk_ca_state")?,
-            skb_segments: self.at("sk_buff", "cb")? + self.at("tcp_skb_cb", "tcp_gso_segs")?,
+            tcp_total_retrans: tcp("total_retrans")?,
             flags: common("skc_flags")?,
             flag_done: self
                 .btf
@@ -204,6 +210,37 @@ impl Kernel {
             bio_blkg,
             blkg_blkcg: group("blkcg_gq", "blkcg")?,
             blkcg_cgroup: group("blkcg", "css.cgroup")?,
+        })
+    }
+
+    pub(crate) fn exit(&self) -> Result<ExitOffsets, Missing> {
+        let task = |path| self.at("task_struct", path);
+        let signal = |path| self.at("signal_struct", path);
+        Ok(ExitOffsets {
+            has_group_dead: u32::from(self.btf.tracepoint_args("sched_process_exit") >= Some(2)),
+            signal: task("signal")?,
+            exit_code: task("exit_code")?,
+            start_time: task("start_time")?,
+            live: signal("live.counter")?,
+            flags: signal("flags")?,
+            group_exit_code: signal("group_exit_code")?,
+            oom_mm: signal("oom_mm")?,
+        })
+    }
+
+    pub(crate) fn drop(&self) -> Result<DropOffsets, Missing> {
+        let arguments = self.btf.tracepoint_args("kfree_skb");
+        Ok(DropOffsets {
+            direct: u32::from(self.has_typed_pointers()),
+            has_reason: u32::from(arguments >= Some(3)),
+            has_rx_sk: u32::from(arguments >= Some(4)),
+            consumed: self.btf.enumerator("SKB_CONSUMED").unwrap_or(ABSENT),
+            skb_dev: self.at("sk_buff", "dev")?,
+            skb_sk: self.at("sk_buff", "sk")?,
+            dev_net: self.at("net_device", "nd_net.net")?,
+            sk_net: self.at("sock_common", "skc_net.net")?,
+            net_inum: self.at("net", "ns.inum")?,
+            net_loopback: self.at("net", "loopback_dev")?,
         })
     }
 

@@ -11,7 +11,9 @@ use anyhow::{Context as _, anyhow, bail};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{BtfTracePoint, Iter, Program};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
-use perf_common::kernel::{DiskOffsets, FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets};
+use perf_common::kernel::{
+    DiskOffsets, DropOffsets, ExitOffsets, FileOffsets, RegOffsets, SchedOffsets, SockOffsets, TaskOffsets,
+};
 use perf_common::request::Wanted;
 
 use crate::bpf;
@@ -24,6 +26,9 @@ pub(crate) static SCHED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_D
 pub(crate) static L7: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/l7"));
 pub(crate) static DISK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/disk"));
 pub(crate) static DNS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dns"));
+pub(crate) static PROCESS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/process"));
+pub(crate) static DROPS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops"));
+pub(crate) static IRQ: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/irq"));
 
 /// One program and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +88,8 @@ pub(crate) struct Globals {
     pub(crate) sock: SockOffsets,
     pub(crate) sched: SchedOffsets,
     pub(crate) disk: DiskOffsets,
+    pub(crate) exit: ExitOffsets,
+    pub(crate) drop: DropOffsets,
     pub(crate) regs: RegOffsets,
     pub(crate) files: FileOffsets,
     /// A bit for each protocol of [`perf_common::l7`] that is switched on.
@@ -119,6 +126,8 @@ impl<'k> Loader<'k> {
             .override_global("SOCK", &globals.sock, false)
             .override_global("SCHED", &globals.sched, false)
             .override_global("DISK", &globals.disk, false)
+            .override_global("EXIT", &globals.exit, false)
+            .override_global("DROP", &globals.drop, false)
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
             .override_global("PROTOCOLS_ON", &globals.protocols_on, false)
@@ -138,6 +147,11 @@ impl<'k> Loader<'k> {
 
     pub(crate) fn has_tracepoint(&self, name: &str) -> bool {
         self.kernel.has_tracepoint(name)
+    }
+
+    /// See [`Kernel::siblings`].
+    pub(crate) fn siblings(&self, enumerator: &str) -> Vec<(String, u32)> {
+        self.kernel.siblings(enumerator)
     }
 
     /// Whether a socket can carry a program's state.

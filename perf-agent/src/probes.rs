@@ -3,12 +3,15 @@
 mod db;
 mod disk;
 mod dns;
+mod drops;
 mod http;
+mod irq;
 mod l7;
 mod mysql;
 mod phases;
 mod pools;
 mod postgres;
+mod process;
 mod redis;
 mod sampler;
 mod sched;
@@ -55,7 +58,7 @@ pub(crate) enum State {
 /// One hook of one probe, as `/probes`, `perf_agent_probe_up` and `doctor` show it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Status {
-    /// The slice: `tcp`, `sched`, `disk`, `l7`, `dns`.
+    /// The slice: `tcp`, `sched`, `l7`, `dns`, …
     pub(crate) probe: &'static str,
     /// The kernel hook, e.g. `tp_btf/sock_send_length`.
     pub(crate) hook: String,
@@ -128,11 +131,14 @@ impl Probes {
         // Every slice needs tasks; what only one needs is that one's to refuse.
         let (task, sock, sched, disk) = (kernel.task(), kernel.sock(), kernel.sched(), kernel.disk());
         let (regs, files) = (kernel.regs(), kernel.files());
+        let (exit, drop_at) = (kernel.exit(), kernel.drop());
         let globals = Globals {
             task: task.clone().unwrap_or_default(),
             sock: sock.clone().unwrap_or_default(),
             sched: sched.clone().unwrap_or_default(),
             disk: disk.clone().unwrap_or_default(),
+            exit: exit.clone().unwrap_or_default(),
+            drop: drop_at.clone().unwrap_or_default(),
             regs: regs.clone().unwrap_or_default(),
             files: files.clone().unwrap_or_default(),
             protocols_on: u64::from(config.probes.http.enabled) << HTTP
@@ -148,17 +154,21 @@ impl Probes {
         let mut loader = Loader::new(&kernel, &globals)?;
         let needs_tcp = task.clone().map(drop).and(sock.map(drop));
         let needs_sched = task.clone().map(drop).and(sched.map(drop)).and(regs.clone().map(drop));
+        let needs_exit = task.clone().map(drop).and(exit.map(drop));
         let needs_disk = task.map(drop).and(disk.map(drop));
         let needs_calls = needs_tcp.clone().and(regs.map(drop)).and(files.map(drop));
 
         // In the order in which they are shown. tcp is first because its start walks all open sockets.
-        let slices: [(&'static str, StartFn, Result<(), Missing>); 5] = [
+        let slices: [(&'static str, StartFn, Result<(), Missing>); 8] = [
             ("tcp", tcp::start, needs_tcp),
             ("sched", sched::start, needs_sched),
             ("disk", disk::start, needs_disk),
             ("l7", l7::start, needs_calls.clone()),
             // Behind l7, which passes on to it what is not TCP.
             ("dns", dns::start, needs_calls),
+            ("process", process::start, needs_exit),
+            ("drops", drops::start, drop_at.map(drop)),
+            ("irq", irq::start, Ok(())),
         ];
         let mut status = Vec::new();
         let mut running = Vec::new();
@@ -435,21 +445,24 @@ struct Account {
 struct Common {
     /// Holds the programs and with them the links.
     object: Ebpf,
-    workloads: MapReader,
+    /// Where it names what it counts by.
+    workloads: Option<MapReader>,
     peers: Option<MapReader>,
 }
 
 impl Common {
     fn take(mut object: Ebpf) -> anyhow::Result<Self> {
+        let has_workloads = object.map("WORKLOADS").is_some();
         Ok(Self {
-            workloads: MapReader::take(&mut object, "WORKLOADS")?,
+            workloads: has_workloads.then(|| MapReader::take(&mut object, "WORKLOADS")).transpose()?,
             peers: MapReader::take(&mut object, "PEERS").ok(),
             object,
         })
     }
 
     fn learn(&self, names: &mut Names) {
-        if let Err(error) = names.learn(&self.workloads, self.peers.as_ref()) {
+        let Some(workloads) = &self.workloads else { return };
+        if let Err(error) = names.learn(workloads, self.peers.as_ref()) {
             tracing::warn!("the kernel's names cannot be read: {error}");
         }
     }

@@ -65,8 +65,8 @@ pub struct SockOffsets {
     pub tcp_srtt: u32,
     /// A byte whose low five bits say how the connection recovers from loss.
     pub tcp_ca_state: u32,
-    /// In `sk_buff`: how many segments one stands for that TCP sends.
-    pub skb_segments: u32,
+    /// Segments sent again in all.
+    pub tcp_total_retrans: u32,
     /// Where `SOCK_DONE` is, which the peer's FIN sets: a word, and which bit of it.
     pub flags: u32,
     pub flag_done: u32,
@@ -107,6 +107,46 @@ pub struct SchedOffsets {
 }
 
 crate::pod!(SchedOffsets: 56);
+
+/// What `sched_process_exit` reads besides [`TaskOffsets`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExitOffsets {
+    /// Whether the tracepoint says which thread is the last (after 6.12).
+    pub has_group_dead: u32,
+    pub signal: u32,
+    pub exit_code: u32,
+    pub start_time: u32,
+    /// In `signal_struct`: how many threads have not ended.
+    pub live: u32,
+    pub flags: u32,
+    pub group_exit_code: u32,
+    /// Set where the process was chosen to make memory free.
+    pub oom_mm: u32,
+}
+
+crate::pod!(ExitOffsets: 32);
+
+/// The way from a dropped packet to its network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DropOffsets {
+    /// As in [`TaskOffsets`].
+    pub direct: u32,
+    /// Whether the tracepoint says why (5.17), and which socket it was for (after 6.6).
+    pub has_reason: u32,
+    pub has_rx_sk: u32,
+    /// The reason that is none; [`ABSENT`] where the kernel has no such.
+    pub consumed: u32,
+    pub skb_dev: u32,
+    pub skb_sk: u32,
+    pub dev_net: u32,
+    pub sk_net: u32,
+    pub net_inum: u32,
+    pub net_loopback: u32,
+}
+
+crate::pod!(DropOffsets: 40);
 
 /// The way from a file descriptor to its socket, for kernels without a tracepoint that carries the socket.
 #[repr(C)]

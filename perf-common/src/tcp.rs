@@ -120,7 +120,9 @@ pub struct TcpSocket {
     pub sent: u64,
     pub received: u64,
     /// 1 where its own SYN is among what was acknowledged.
-    pub syn: u64,
+    pub syn: u32,
+    /// How many of its segments that were sent again are in its cell.
+    pub retransmits: u32,
 }
 
 crate::pod!(TcpSocket: 56);

@@ -30,14 +30,19 @@ pub fn current(at: &TaskOffsets) -> Ptr {
 pub fn workload(task: Ptr, at: &TaskOffsets) -> Workload {
     let leader = task.follow(at.group_leader);
     let comm: [u64; 2] = [leader.load(at.comm), leader.load(at.comm + 8)];
-    let flags: u32 = task.load(at.flags);
-    let kernel_thread = flags & PF_KTHREAD != 0;
+    let kernel_thread = is_kernel_thread(task, at);
     Workload {
         cgroup: cgroup(task, at),
         comm: if kernel_thread { cut_at_slash(comm) } else { comm },
         pid: task.load(at.tgid),
         kernel_thread: u32::from(kernel_thread),
     }
+}
+
+/// Whether a task is the kernel's own.
+#[inline(always)]
+pub fn is_kernel_thread(task: Ptr, at: &TaskOffsets) -> bool {
+    task.load::<u32>(at.flags) & PF_KTHREAD != 0
 }
 
 #[inline(always)]

@@ -12,6 +12,8 @@
 mod agent;
 mod disk;
 pub mod dns;
+pub mod ending;
+pub mod interrupts;
 mod load;
 mod mysql;
 mod nginx;
@@ -21,6 +23,7 @@ mod proc;
 mod protocol;
 mod redis;
 mod reference;
+pub mod space;
 mod wire;
 
 use std::fs::File;

@@ -63,7 +63,21 @@ fn every_metric_that_a_rule_asks_for_is_one_that_the_agent_has() {
         let rules = fs::read_to_string(alerts().join(file)).unwrap();
         let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let metrics = words.filter(|word| {
-            ["http_", "tcp_", "sched_", "db_", "dns_", "perf_agent_"].iter().any(|p| word.starts_with(p))
+            [
+                "http_",
+                "tcp_",
+                "sched_",
+                "db_",
+                "dns_",
+                "process_",
+                "network_",
+                "irq_",
+                "block_",
+                "request_",
+                "perf_agent_",
+            ]
+            .iter()
+            .any(|p| word.starts_with(p))
         });
         asked.extend(metrics.map(str::to_owned));
     }

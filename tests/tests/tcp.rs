@@ -3,7 +3,6 @@
 #![allow(clippy::print_stdout, reason = "how near the numbers are is worth seeing")]
 #![allow(clippy::float_cmp, reason = "counts are whole numbers, which a float holds exactly")]
 
-use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
@@ -11,6 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use live_tests::space::{inside, netstat, snmp};
 use live_tests::{Agent, Labels, PATIENCE, Pair, comm, free_port, listener, run, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -250,8 +250,8 @@ fn connects_and_accepts_are_those_of_the_kernels_own_counters() {
     let agent = Agent::start();
     let service = comm();
     let spaces = Spaces::new();
-    let active = || kernel_counter("snmp", "Tcp", "ActiveOpens");
-    let passive = || kernel_counter("snmp", "Tcp", "PassiveOpens");
+    let active = || snmp("Tcp", "ActiveOpens");
+    let passive = || snmp("Tcp", "PassiveOpens");
     let (active_before, passive_before) = (spaces.near(active), spaces.far(passive));
     let listener = spaces.far(|| TcpListener::bind(FAR).unwrap());
     spaces.near(|| {
@@ -354,7 +354,7 @@ fn a_listener_that_nobody_serves_fills_up_and_turns_away_as_the_kernel_counts() 
         socket.listen(4).unwrap();
         socket
     });
-    let drops = || kernel_counter("netstat", "TcpExt", "ListenDrops");
+    let drops = || netstat("TcpExt", "ListenDrops");
     let before = spaces.far(drops);
     let waiting = spaces.near(|| (0..3).map(|_| TcpStream::connect(FAR).unwrap()).collect::<Vec<_>>());
     let listener: Labels<'_> = &[("service", &service), ("port", "8081")];
@@ -456,25 +456,6 @@ impl Drop for Spaces {
     }
 }
 
-/// Does something in a network namespace; in a thread of its own, because it is threads that are in one.
-fn inside<T: Send>(space: &str, work: impl FnOnce() -> T + Send) -> T {
-    let enter = || {
-        let space = File::open(format!("/run/netns/{space}")).unwrap();
-        // SAFETY: a live descriptor of a network namespace.
-        let entered = unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) };
-        assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
-    };
-    thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                enter();
-                work()
-            })
-            .join()
-            .unwrap()
-    })
-}
-
 /// How often a SYN is sent again.
 fn set_syn_retries(socket: &Socket, retries: libc::c_int) {
     // SAFETY: a live descriptor, and a pointer to an int with its size.
@@ -493,14 +474,5 @@ fn set_syn_retries(socket: &Socket, retries: libc::c_int) {
 
 /// `RetransSegs` of the calling thread's network namespace.
 fn kernel_retransmits() -> f64 {
-    kernel_counter("snmp", "Tcp", "RetransSegs")
-}
-
-/// A counter of the calling thread's network namespace.
-fn kernel_counter(file: &str, group: &str, name: &str) -> f64 {
-    let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let at = names.split(' ').position(|have| have == name).unwrap();
-    values.split(' ').nth(at).unwrap().parse().unwrap()
+    snmp("Tcp", "RetransSegs")
 }

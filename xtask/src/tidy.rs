@@ -9,7 +9,7 @@ use crate::process::{command, root, text};
 
 /// The slices, and where the programs of each are: the protocols above TCP share an object. A new one is added here first;
 /// tidy then names what is still to be written.
-const SLICES: [(&str, &str); 10] = [
+const SLICES: [(&str, &str); 13] = [
     ("tcp", "bin/tcp.rs"),
     ("sched", "bin/sched.rs"),
     ("disk", "bin/disk.rs"),
@@ -20,6 +20,9 @@ const SLICES: [(&str, &str); 10] = [
     ("pools", "bin/l7/pools.rs"),
     ("phases", "bin/l7/phases.rs"),
     ("dns", "bin/dns.rs"),
+    ("process", "bin/process.rs"),
+    ("drops", "bin/drops.rs"),
+    ("irq", "bin/irq.rs"),
 ];
 
 /// The other parts of a slice, with `*` for its name.

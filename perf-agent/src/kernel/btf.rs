@@ -132,15 +132,32 @@ impl Btf {
 
     /// The value of an enumerator, wherever it is declared.
     pub(crate) fn enumerator(&self, name: &str) -> Option<u32> {
-        for id in 1..self.at.len() as u32 {
-            let Some((KIND_ENUM, members, at)) = self.header(id) else { continue };
-            for i in 0..members {
-                if self.string(self.word(at + 8 * i)?) == name.as_bytes() {
-                    return self.word(at + 8 * i + 4);
-                }
-            }
-        }
-        None
+        self.enumerator_in(name).map(|(_, value)| value)
+    }
+
+    /// The enumerators that are declared together with this one, it included; none where there is none.
+    pub(crate) fn siblings(&self, name: &str) -> Vec<(String, u32)> {
+        let Some((id, _)) = self.enumerator_in(name) else { return Vec::new() };
+        let enumerators = self.enumerators(id);
+        enumerators.map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).collect()
+    }
+
+    /// The type that declares an enumerator, and the value.
+    fn enumerator_in(&self, name: &str) -> Option<(u32, u32)> {
+        (1..self.at.len() as u32).find_map(|id| {
+            let (_, value) = self.enumerators(id).find(|(other, _)| *other == name.as_bytes())?;
+            Some((id, value))
+        })
+    }
+
+    /// The enumerators of a type; none if it is of another kind.
+    fn enumerators(&self, id: u32) -> impl Iterator<Item = (&[u8], u32)> {
+        let (members, at) = match self.header(id) {
+            Some((KIND_ENUM, members, at)) => (members, at),
+            _ => (0, 0),
+        };
+        (0..members)
+            .filter_map(move |i| Some((self.string(self.word(at + 8 * i)?), self.word(at + 8 * i + 4)?)))
     }
 
     fn member(&self, id: u32, wanted: &str, depth: u32) -> Option<(u32, u32)> {
@@ -220,6 +237,10 @@ mod tests {
         assert!(btf.tracepoint_args("sched_switch") >= Some(3));
         assert_eq!(btf.tracepoint_args("inet_sock_set_state"), Some(3));
         assert!(btf.enumerator("memory_cgrp_id").is_some());
+        let softirqs = btf.siblings("NET_RX_SOFTIRQ");
+        assert!(softirqs.contains(&("HI_SOFTIRQ".to_owned(), 0)), "{softirqs:?}");
+        assert!(softirqs.contains(&("NR_SOFTIRQS".to_owned(), softirqs.len() as u32 - 1)), "{softirqs:?}");
+        assert!(btf.siblings("NO_SUCH_ENUMERATOR").is_empty());
     }
 
     #[test]

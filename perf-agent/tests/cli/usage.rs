@@ -95,7 +95,7 @@ fn the_example_configuration_is_accepted() {
 fn doctor_tells_each_hook_and_says_by_its_exit_code_whether_all_is_well() {
     let json = output(command(&["doctor", "--format", "json"]));
     let hooks: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
-    let probes = ["tcp", "sched", "disk", "l7", "dns"];
+    let probes = ["tcp", "sched", "disk", "l7", "dns", "process", "drops", "irq"];
     for hook in &hooks {
         assert!(probes.contains(&hook["probe"].as_str().unwrap()), "{hook}");
         if hook["state"] != "attached" {
@@ -121,7 +121,7 @@ fn doctor_tells_each_hook_and_says_by_its_exit_code_whether_all_is_well() {
 #[test]
 fn doctor_has_nothing_to_complain_about_where_nothing_is_enabled() {
     let mut off = tempfile::NamedTempFile::new().unwrap();
-    writeln!(off, "probes: {{tcp: {{enabled: false}}, sched: {{enabled: false}}, http: {{enabled: false}}, dns: {{enabled: false}}}}")
+    writeln!(off, "probes: {{tcp: {{enabled: false}}, sched: {{enabled: false}}, http: {{enabled: false}}, dns: {{enabled: false}}, process: {{enabled: false}}, drops: {{enabled: false}}, irq: {{enabled: false}}}}")
         .unwrap();
     let output = output(command(&["doctor", "--config", off.path().to_str().unwrap()]));
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));

@@ -122,37 +122,50 @@ fn step(sk: Ptr, old: i32, new: i32) {
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmit(ctx: BtfTracePointContext) -> i32 {
-    // From 6.18 on it also fires where the segment could not be sent, which `RetransSegs` has always counted.
     let at = get(&SOCK);
-    let direct = get(&TASK).direct != 0;
-    let tcp = socket::tcp(Ptr::new(ctx.arg::<*const c_void>(0), direct));
-    // One event for as many as are sent at once.
-    let segments: u16 = Ptr::new(ctx.arg::<*const c_void>(1), direct).load(at.skb_segments);
-    let kind = if tcp.is_null() {
-        Retransmit::Probe
-    } else {
-        match tcp.load::<u8>(at.tcp_ca_state) & CA_STATE {
-            CA_LOSS => Retransmit::Timeout,
-            CA_RECOVERY => Retransmit::Fast,
-            _ => Retransmit::Probe,
-        }
+    let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
+    let tcp = socket::tcp(sk);
+    if tcp.is_null() {
+        return 0;
+    }
+    let kind = match tcp.load::<u8>(at.tcp_ca_state) & CA_STATE {
+        CA_LOSS => Retransmit::Timeout,
+        CA_RECOVERY => Retransmit::Fast,
+        _ => Retransmit::Probe,
     };
-    // SAFETY: a field of the cell that `tally` got.
-    tally(&ctx, segments.into(), |cell| unsafe {
-        nth::<{ RETRANSMITS.len() }>(&raw mut (*cell).retransmits, kind as u64)
-    })
+    // One event can be for many segments, and from 6.18 on for none. The kernel's own count grows as its `RetransSegs` does.
+    let all: u32 = tcp.load(at.tcp_total_retrans);
+    let (key, more) = match socket_state(sk, at, false) {
+        Some(socket) => {
+            let more = all.wrapping_sub(socket.retransmits);
+            socket.retransmits = all;
+            (socket.key, more)
+        }
+        None => (NOBODY, 1),
+    };
+    if more == 0 {
+        return 0;
+    }
+    count(&key, |cell| {
+        // SAFETY: a field of the cell.
+        let retransmits = unsafe { &raw mut (*cell).retransmits };
+        if let Some(counter) = nth::<{ RETRANSMITS.len() }>(retransmits, kind as u64) {
+            add(counter, more.into());
+        }
+    });
+    0
 }
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_sent(ctx: BtfTracePointContext) -> i32 {
-    // SAFETY: as above.
-    tally(&ctx, 1, |cell| unsafe { Some(&raw mut (*cell).resets_sent) })
+    // SAFETY: a field of the cell that `tally` got.
+    tally(&ctx, |cell| unsafe { &raw mut (*cell).resets_sent })
 }
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_received(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: as above.
-    tally(&ctx, 1, |cell| unsafe { Some(&raw mut (*cell).resets_received) })
+    tally(&ctx, |cell| unsafe { &raw mut (*cell).resets_received })
 }
 
 /// `struct bpf_iter__task_file`: the interface of this iterator.
@@ -189,7 +202,16 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
     let key = TcpKey { workload: owner(task), peer };
     // What it moved before is nobody's.
     let (sent, received) = moved_bytes(sk, at, 0);
-    *socket = TcpSocket { key, since: 0, phase: PHASE_OPEN, state: state as u32, sent, received, syn: 0 };
+    *socket = TcpSocket {
+        key,
+        since: 0,
+        phase: PHASE_OPEN,
+        state: state as u32,
+        sent,
+        received,
+        syn: 0,
+        retransmits: retransmits(sk, at),
+    };
     count(&key, |cell| enter(cell, state as u32));
     0
 }
@@ -254,7 +276,16 @@ fn connecting(sk: Ptr, at: &SockOffsets) {
     let peer = socket::destination(&PEERS, &socket::peer(sk, at), at);
     let key = TcpKey { workload, peer };
     let state = TCP_SYN_SENT as u32;
-    *socket = TcpSocket { key, since: now(), phase: PHASE_CONNECTING, state, sent: 0, received: 0, syn: 1 };
+    *socket = TcpSocket {
+        key,
+        since: now(),
+        phase: PHASE_CONNECTING,
+        state,
+        sent: 0,
+        received: 0,
+        syn: 1,
+        retransmits: 0,
+    };
     count(&key, |cell| enter(cell, state));
 }
 
@@ -293,10 +324,14 @@ fn accepted(sk: Ptr, at: &SockOffsets) {
     let workload = unsafe { LISTENERS.get(listener(sk, at)) }.copied().unwrap_or(UNKNOWN);
     let key = TcpKey { workload, peer: socket::peer(sk, at).classed().id() };
     let state = TCP_ESTABLISHED as u32;
-    *socket = TcpSocket { key, since: now(), phase: PHASE_OPEN, state, sent: 0, received: 0, syn: 0 };
-    count(&key, |cell| {
-        // SAFETY: a field of the cell.
-        add(unsafe { &raw mut (*cell).accepts }, 1);
+    // Those of the answer to the SYN: there was no socket yet.
+    let retransmits = retransmits(sk, at);
+    *socket =
+        TcpSocket { key, since: now(), phase: PHASE_OPEN, state, sent: 0, received: 0, syn: 0, retransmits };
+    // SAFETY: fields of the cell.
+    count(&key, |cell| unsafe {
+        add(&raw mut (*cell).accepts, 1);
+        add(&raw mut (*cell).retransmits[Retransmit::Timeout as usize], retransmits.into());
         enter(cell, state);
     });
 }
@@ -374,10 +409,17 @@ fn moved_bytes(sk: Ptr, at: &SockOffsets, syn: u64) -> (u64, u64) {
     (acked.saturating_sub(syn + fin), received.saturating_sub(peer_fin))
 }
 
+/// Segments that a socket has sent again so far.
+#[inline(always)]
+fn retransmits(sk: Ptr, at: &SockOffsets) -> u32 {
+    let tcp = socket::tcp(sk);
+    if tcp.is_null() { 0 } else { tcp.load(at.tcp_total_retrans) }
+}
+
 /// Counts what a socket has moved since the last time, and its round-trip time if it has moved anything.
 #[inline(always)]
 fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
-    let (sent, received) = moved_bytes(sk, at, socket.syn);
+    let (sent, received) = moved_bytes(sk, at, socket.syn.into());
     let more_sent = sent.saturating_sub(socket.sent);
     let more_received = received.saturating_sub(socket.received);
     if more_sent | more_received == 0 {
@@ -430,21 +472,20 @@ fn nth<const N: usize>(array: *mut [u64; N], index: u64) -> Option<*mut u64> {
     Some(unsafe { array.cast::<u64>().add(index as usize) })
 }
 
-/// Adds to a counter of the socket that a tracepoint names; of nobody's where it has none.
+/// What has no socket, or one that nobody knows.
+const NOBODY: TcpKey = TcpKey { workload: UNKNOWN, peer: CLASS_OTHER as u64 };
+
+/// Adds one to a counter of the socket that a tracepoint names; of nobody's where it has none.
 #[inline(always)]
-fn tally(ctx: &BtfTracePointContext, by: u64, counter: impl Fn(*mut TcpCell) -> Option<*mut u64>) -> i32 {
+fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> *mut u64) -> i32 {
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
-    let mut key = TcpKey { workload: UNKNOWN, peer: u64::from(CLASS_OTHER) };
+    let mut key = NOBODY;
     if !sk.is_null()
         && let Some(socket) = socket_state(sk, get(&SOCK), false)
     {
         key = socket.key;
     }
-    count(&key, |cell| {
-        if let Some(counter) = counter(cell) {
-            add(counter, by);
-        }
-    });
+    count(&key, |cell| add(counter(cell), 1));
     0
 }
 

@@ -71,7 +71,8 @@ impl Subject {
 }
 
 /// The probes that `--split` takes apart.
-pub(super) const PROBES: [&str; 8] = ["tcp", "sched", "disk", "http", "postgres", "redis", "mysql", "dns"];
+pub(super) const PROBES: [&str; 11] =
+    ["tcp", "sched", "disk", "http", "postgres", "redis", "mysql", "dns", "process", "drops", "irq"];
 
 /// Ends when dropped; [`Running::stop`] also tells if it ended badly.
 pub(super) enum Running {

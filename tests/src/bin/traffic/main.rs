@@ -1,6 +1,7 @@
 //! Processes with a name of their own, for what the agent counts per workload.
 //!
 //!     traffic spin NAME                   computes on CPU 0 for ever
+//!     traffic end NAME WAY                waits for a byte, then ends in one of `live_tests::ending::WAYS`
 //!     traffic lock NAME MILLISECONDS      has a thread wait for a lock for so long, when it gets a line
 //!     traffic serve NAME CPUS DISK        answers HTTP on the port that it says; CPUS is 0, or any for all of them
 //!     traffic swallow NAME PORT           accepts whatever comes, and keeps it
@@ -18,6 +19,7 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use live_tests::ending::end;
 use socket2::{Domain, Socket, Type};
 
 fn main() -> Result<()> {
@@ -71,6 +73,11 @@ fn main() -> Result<()> {
             drop(kept);
             Ok(())
         }
+        ["end", name, way] => {
+            call_me(name);
+            wait_for_byte()?;
+            end(way)
+        }
         ["lock", name, milliseconds] => {
             call_me(name);
             let span = Duration::from_millis(milliseconds.parse()?);
@@ -88,7 +95,7 @@ fn main() -> Result<()> {
             wait_for_byte()
         }
         _ => bail!(
-            "usage: traffic spin NAME | traffic nap NAME ROUNDS | traffic lock NAME MILLISECONDS | traffic serve NAME CPUS DISK | traffic swallow NAME PORT | traffic open NAME PORT COUNT"
+            "usage: traffic spin NAME | traffic nap NAME ROUNDS | traffic lock NAME MILLISECONDS | traffic serve NAME CPUS DISK | traffic swallow NAME PORT | traffic open NAME PORT COUNT | traffic end NAME WAY"
         ),
     }
 }

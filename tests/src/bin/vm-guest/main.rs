@@ -7,6 +7,9 @@
 
 mod db;
 mod dns;
+mod drops;
+mod ends;
+mod irq;
 mod metrics;
 mod traffic;
 
@@ -33,13 +36,14 @@ fn main() -> Result<()> {
         }
         ["dns-server"] => dns::serve(),
         ["dns-client", rounds] => dns::request(rounds.parse()?),
+        ["end", way] => ends::end(way),
         ["client", port, keep_alive, closing] => traffic::request(
             port.parse()?,
             Requests { keep_alive: keep_alive.parse()?, closing: closing.parse()? },
         ),
         [] => drive(),
         _ => bail!(
-            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING | db-server | db-client POSTGRES REDIS MYSQL ROUNDS | dns-server | dns-client ROUNDS]; without arguments it drives the agent"
+            "usage: vm-guest [server | client PORT KEEP_ALIVE CLOSING | db-server | db-client POSTGRES REDIS MYSQL ROUNDS | dns-server | dns-client ROUNDS | end WAY]; without arguments it drives the agent"
         ),
     }
 }
@@ -90,9 +94,12 @@ fn check(plan: &Plan) -> Result<()> {
     traffic::run(plan)?;
     db::run(plan.rounds())?;
     dns::run(plan.rounds())?;
+    let ends = ends::run()?;
+    let dropped = drops::run()?;
     let mut expected = plan.expected();
     expected.extend(db::expected(plan.rounds()));
     expected.extend(dns::expected(plan.rounds()));
+    expected.extend(ends);
     // The last response is counted when it has left, which can be after the client has read it.
     let mut after = Page::read(&traffic::get(AGENT, "/metrics")?);
     let start = Instant::now();
@@ -121,6 +128,8 @@ fn check(plan: &Plan) -> Result<()> {
             of(&after) - of(&before)
         );
     }
+    drops::check(&before, &after, dropped);
+    irq::check()?;
     samples(missed(&after, probes_of("http")))?;
     contract(&after);
     if !expected.iter().all(|count| count.got(&before, &after).total_cmp(&count.expected).is_eq()) {
@@ -132,7 +141,8 @@ fn check(plan: &Plan) -> Result<()> {
                 "vm-db-server",
                 "vm-db-client",
                 "vm-dns-server",
-                "vm-dns-client"
+                "vm-dns-client",
+                ends::ENDER
             ])
         );
     }

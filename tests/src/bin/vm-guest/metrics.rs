@@ -115,6 +115,9 @@ pub(crate) fn probes_of(word: &str) -> &'static [&'static str] {
         "sched" => &["sched"],
         "block" | "disk" => &["disk"],
         "dns" => &["l7", "dns"],
+        "process" => &["process"],
+        "network" | "drops" => &["drops"],
+        "irq" | "irqs" => &["irq"],
         _ => &["l7"],
     }
 }
