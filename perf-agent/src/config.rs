@@ -80,6 +80,7 @@ pub(crate) struct Probes {
     pub(crate) postgres: Postgres,
     pub(crate) redis: Redis,
     pub(crate) mysql: Mysql,
+    pub(crate) sockets: Sockets,
     pub(crate) max_db_series: MaxSeries,
     pub(crate) connection_pools: Pools,
     pub(crate) dns: Dns,
@@ -100,6 +101,7 @@ impl Probes {
             postgres,
             redis,
             mysql,
+            sockets,
             max_db_series: _,
             connection_pools: _,
             dns,
@@ -111,7 +113,7 @@ impl Probes {
             ("tcp", tcp.enabled),
             ("sched", sched.enabled),
             ("disk", disk.enabled),
-            ("l7", http.enabled || postgres.enabled || redis.enabled || mysql.enabled),
+            ("l7", http.enabled || postgres.enabled || redis.enabled || mysql.enabled || sockets.enabled),
             ("dns", dns.enabled),
             ("process", process.enabled),
             ("drops", drops.enabled),
@@ -214,6 +216,19 @@ pub(crate) struct Mysql {
 }
 
 impl Default for Mysql {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Sockets {
+    pub(crate) enabled: bool,
+}
+
+impl Default for Sockets {
     fn default() -> Self {
         Self { enabled: true }
     }

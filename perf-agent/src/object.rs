@@ -94,6 +94,8 @@ pub(crate) struct Globals {
     pub(crate) files: FileOffsets,
     /// A bit for each protocol of [`perf_common::l7`] that is switched on.
     pub(crate) protocols_on: u64,
+    /// Whether UDP and UNIX sockets are counted.
+    pub(crate) sockets_on: u64,
     /// How many series of one histogram the kernel makes before it counts as `other`.
     pub(crate) max_cells: u64,
     /// The same of queries to databases.
@@ -131,6 +133,7 @@ impl<'k> Loader<'k> {
             .override_global("REGS", &globals.regs, false)
             .override_global("FILES", &globals.files, false)
             .override_global("PROTOCOLS_ON", &globals.protocols_on, false)
+            .override_global("SOCKETS_ON", &globals.sockets_on, false)
             .override_global("MAX_CELLS", &globals.max_cells, false)
             .override_global("MAX_DB_CELLS", &globals.max_db_cells, false)
             .override_global("MAX_DOMAINS", &globals.max_domains, false)

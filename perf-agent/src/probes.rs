@@ -15,6 +15,7 @@ mod process;
 mod redis;
 mod sampler;
 mod sched;
+mod sockets;
 mod tcp;
 
 use std::collections::{BTreeMap, HashMap};
@@ -145,6 +146,7 @@ impl Probes {
                 | u64::from(config.probes.postgres.enabled) << POSTGRES
                 | u64::from(config.probes.redis.enabled) << REDIS
                 | u64::from(config.probes.mysql.enabled) << MYSQL,
+            sockets_on: config.probes.sockets.enabled.into(),
             max_cells: config.probes.http.max_series.get().into(),
             max_db_cells: config.probes.max_db_series.get().into(),
             max_domains: dns::max_domains(config).into(),
@@ -298,7 +300,7 @@ impl Status {
             state: State::Disabled,
             reason: "switched off in the configuration".to_owned(),
             remedy: match probe {
-                "l7" => "set enabled to true for a protocol: probes.http, probes.postgres, probes.redis or probes.mysql"
+                "l7" => "set enabled to true for one of probes.http, probes.postgres, probes.redis, probes.mysql and probes.sockets"
                     .to_owned(),
                 _ => format!("set probes.{probe}.enabled to true"),
             },

@@ -31,6 +31,7 @@ pub mod redis;
 pub mod request;
 pub mod route;
 pub mod sched;
+pub mod sockets;
 pub mod sql;
 pub mod tcp;
 pub mod workload;

@@ -73,6 +73,7 @@ fn every_metric_that_a_rule_asks_for_is_one_that_the_agent_has() {
                 "network_",
                 "irq_",
                 "block_",
+                "socket_",
                 "request_",
                 "perf_agent_",
             ]

@@ -9,7 +9,7 @@ use crate::process::{command, root, text};
 
 /// The slices, and where the programs of each are: the protocols above TCP share an object. A new one is added here first;
 /// tidy then names what is still to be written.
-const SLICES: [(&str, &str); 13] = [
+const SLICES: [(&str, &str); 14] = [
     ("tcp", "bin/tcp.rs"),
     ("sched", "bin/sched.rs"),
     ("disk", "bin/disk.rs"),
@@ -19,6 +19,7 @@ const SLICES: [(&str, &str); 13] = [
     ("mysql", "bin/l7/mysql.rs"),
     ("pools", "bin/l7/pools.rs"),
     ("phases", "bin/l7/phases.rs"),
+    ("sockets", "bin/l7/sockets.rs"),
     ("dns", "bin/dns.rs"),
     ("process", "bin/process.rs"),
     ("drops", "bin/drops.rs"),

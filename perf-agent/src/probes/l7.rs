@@ -10,6 +10,7 @@ use super::http::{self, Http};
 use super::phases::Phases;
 use super::pools::Pools;
 use super::sampler::{self, Feed};
+use super::sockets::Sockets;
 use super::{Account, Common, Names, Probe, Start, Started, State, Status, started};
 use crate::maps::Counters;
 use crate::object::{self, Hook};
@@ -57,6 +58,8 @@ struct L7 {
     db: Db,
     pools: Pools,
     phases: Phases,
+    /// If it is switched on.
+    sockets: Option<Sockets>,
     feed: Feed,
     recognised: Counters,
 }
@@ -92,6 +95,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         Db::prepare(&mut object)?;
         Pools::prepare(&mut object)?;
         Phases::prepare(&mut object)?;
+        Sockets::prepare(&mut object)?;
         let mut status = loader.attach("l7", &mut object, &SHARED);
         let (calls, arrays): (&[Hook], &[_]) = if by_socket {
             (&BY_SOCKET, &["SENT_MORE", "RECEIVED_MORE"])
@@ -109,6 +113,7 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
             ("postgres", config.probes.postgres.enabled),
             ("redis", config.probes.redis.enabled),
             ("mysql", config.probes.mysql.enabled),
+            ("sockets", config.probes.sockets.enabled),
         ];
         status.extend(
             on.iter().filter(|(_, enabled)| !enabled).map(|(protocol, _)| Status::disabled(protocol)),
@@ -119,9 +124,10 @@ pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started
         let db = Db::take(&mut object, config)?;
         let pools = Pools::take(&mut object, config.probes.connection_pools.max_sizes.clone())?;
         let phases = Phases::take(&mut object)?;
+        let sockets = config.probes.sockets.enabled.then(|| Sockets::take(&mut object)).transpose()?;
         let feed = Feed::take(&mut object)?;
         let recognised = Counters::take(&mut object, "RECOGNISED")?;
-        let l7 = L7 { common: Common::take(object)?, http, db, pools, phases, feed, recognised };
+        let l7 = L7 { common: Common::take(object)?, http, db, pools, phases, sockets, feed, recognised };
         Ok((status, Some(Box::new(l7) as Box<dyn Probe>)))
     })
 }
@@ -143,7 +149,7 @@ impl Probe for L7 {
     }
 
     fn learn(&mut self) {
-        let Self { common: _, http, db, pools: _, phases: _, feed: _, recognised: _ } = self;
+        let Self { common: _, http, db, pools: _, phases: _, sockets: _, feed: _, recognised: _ } = self;
         http.iter_mut().for_each(Http::learn);
         db.learn();
     }
@@ -170,16 +176,18 @@ impl Probe for L7 {
     }
 
     fn accounts(&self) -> Vec<Account> {
-        let Self { common: _, http, db, pools: _, phases: _, feed: _, recognised: _ } = self;
-        http.iter().map(Http::account).chain(db.accounts()).collect()
+        let Self { common: _, http, db, pools: _, phases: _, sockets, feed: _, recognised: _ } = self;
+        let own = http.iter().map(Http::account).chain(sockets.iter().map(Sockets::account));
+        own.chain(db.accounts()).collect()
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let Self { common: _, http, db, pools, phases, feed: _, recognised } = self;
+        let Self { common: _, http, db, pools, phases, sockets, feed: _, recognised } = self;
         write_recognised(page, &recognised.sums());
         http.iter_mut().try_for_each(|http| http.collect(names, page))?;
         db.collect(names, page)?;
         pools.collect(names, page)?;
-        phases.collect(names, page)
+        phases.collect(names, page)?;
+        sockets.iter().try_for_each(|sockets| sockets.collect(names, page))
     }
 }

@@ -38,6 +38,8 @@ mod pools;
 mod postgres;
 #[path = "l7/redis.rs"]
 mod redis;
+#[path = "l7/sockets.rs"]
+mod sockets;
 
 use core::ffi::c_void;
 
@@ -161,6 +163,9 @@ fn sent(ctx: BtfTracePointContext) -> i32 {
     let task_at = get(&TASK);
     let sock_at = get(&SOCK);
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    if length >= 0 {
+        sockets::note(sk, sock_at, Direction::Sent, length as u64);
+    }
     pass_on_dns(&ctx, &SENT_MORE, sk, sock_at);
     if length <= 0 || !socket::is_tcp(sk, sock_at) {
         return 0;
@@ -200,6 +205,9 @@ fn received(ctx: BtfTracePointContext) -> i32 {
     let task_at = get(&TASK);
     let sock_at = get(&SOCK);
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), true);
+    if length >= 0 {
+        sockets::note(sk, sock_at, Direction::Received, length as u64);
+    }
     pass_on_dns(&ctx, &RECEIVED_MORE, sk, sock_at);
     if length < 0 || !socket::is_tcp(sk, sock_at) {
         return 0;
@@ -262,6 +270,9 @@ fn returned(ctx: BtfTracePointContext) -> i32 {
     let sk = socket::of_descriptor(task, regs.load(regs_at.arg[0]), get(&FILES), sock_at);
     if sk.is_null() {
         return 0;
+    }
+    if syscall.shape != Shape::Batch {
+        sockets::note(sk, sock_at, syscall.direction, length as u64);
     }
     pass_on_dns(&ctx, &RETURNED_MORE, sk, sock_at);
     if syscall.shape == Shape::Batch || !socket::is_tcp(sk, sock_at) {

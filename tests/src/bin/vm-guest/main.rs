@@ -14,13 +14,15 @@ mod metrics;
 mod traffic;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::metrics::{Page, probes_of};
+use crate::metrics::{Expected, Page, probes_of};
 use crate::traffic::{Plan, Requests};
 
 const AGENT: &str = "127.0.0.1:9100";
@@ -96,7 +98,12 @@ fn check(plan: &Plan) -> Result<()> {
     dns::run(plan.rounds())?;
     let ends = ends::run()?;
     let dropped = drops::run()?;
+    unix_messages(plan.rounds())?;
     let mut expected = plan.expected();
+    let unix = [("service", "vm-guest"), ("protocol", "unix")];
+    let bytes = f64::from(10 * plan.rounds());
+    expected.push(Expected::of("socket_sent_bytes_total", &unix, bytes).at_stake(10.0));
+    expected.push(Expected::of("socket_received_bytes_total", &unix, bytes).at_stake(10.0));
     expected.extend(db::expected(plan.rounds()));
     expected.extend(dns::expected(plan.rounds()));
     expected.extend(ends);
@@ -145,6 +152,16 @@ fn check(plan: &Plan) -> Result<()> {
                 ends::ENDER
             ])
         );
+    }
+    Ok(())
+}
+
+/// So many messages of ten bytes, from this very process to itself.
+fn unix_messages(count: u32) -> Result<()> {
+    let (mut here, mut there) = UnixStream::pair()?;
+    for _ in 0..count {
+        here.write_all(&[1; 10])?;
+        there.read_exact(&mut [0; 10])?;
     }
     Ok(())
 }
