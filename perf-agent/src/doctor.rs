@@ -100,12 +100,14 @@ mod tests {
     #[test]
     fn a_lacking_hook_is_no_failure_and_a_silent_probe_is() {
         let mut config = Config::default();
-        assert_eq!(broken(&config, &example()), ["sched", "l7", "dns", "process", "drops", "irq"]);
+        assert_eq!(broken(&config, &example()), ["sched", "disk", "l7", "dns", "process", "drops", "irq"]);
         config.probes.sched.enabled = false;
         config.probes.http.enabled = false;
         config.probes.postgres.enabled = false;
         config.probes.redis.enabled = false;
         config.probes.mysql.enabled = false;
+        config.probes.sockets.enabled = false;
+        config.probes.disk.enabled = false;
         config.probes.dns.enabled = false;
         config.probes.process.enabled = false;
         config.probes.drops.enabled = false;

@@ -133,7 +133,7 @@ crate::pod!(ExitOffsets: 32);
 pub struct DropOffsets {
     /// As in [`TaskOffsets`].
     pub direct: u32,
-    /// Whether the tracepoint says why (5.17), and which socket it was for (after 6.6).
+    /// Whether the tracepoint says why (5.17), and which socket it was for (6.11).
     pub has_reason: u32,
     pub has_rx_sk: u32,
     /// The reason that is none; [`ABSENT`] where the kernel has no such.

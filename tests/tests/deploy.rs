@@ -73,7 +73,9 @@ fn every_metric_that_a_rule_asks_for_is_one_that_the_agent_has() {
                 "network_",
                 "irq_",
                 "block_",
-                "socket_",
+                "socket_operations_",
+                "socket_sent_",
+                "socket_received_",
                 "request_",
                 "perf_agent_",
             ]

@@ -76,7 +76,7 @@ fn refusals_name_the_place_and_the_remedy() {
         ),
         (
             "probes:\n  kafka: {}\n",
-            "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, http, postgres, redis, mysql, max_db_series, connection_pools, dns, process, drops, irq",
+            "a.yaml:2:3: unknown key `kafka`; known here: tcp, sched, disk, http, postgres, redis, mysql, sockets, max_db_series, connection_pools, dns, process, drops, irq",
         ),
         (
             "paths: {}\n",
