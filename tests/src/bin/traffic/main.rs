@@ -54,6 +54,7 @@ fn main() -> Result<()> {
         }
         ["swallow", name, port] => {
             call_me(name);
+            take_all_descriptors();
             let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             listener.bind(&SocketAddr::from(([127, 0, 0, 1], port.parse()?)).into())?;
             listener.listen(4096)?;
@@ -65,6 +66,7 @@ fn main() -> Result<()> {
         }
         ["open", name, port, count] => {
             call_me(name);
+            take_all_descriptors();
             let port: u16 = port.parse()?;
             let open = |_| TcpStream::connect(("127.0.0.1", port));
             let kept: Vec<_> = (0..count.parse::<u32>()?).map(open).collect::<Result<_, _>>()?;
@@ -103,6 +105,18 @@ fn main() -> Result<()> {
 fn wait_for_byte() -> Result<()> {
     io::stdin().read_exact(&mut [0])?;
     Ok(())
+}
+
+/// As many open files as this process may have.
+fn take_all_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a live struct, to be written to and to be read.
+    let taken = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    assert_eq!(taken, 0, "{}", io::Error::last_os_error());
 }
 
 /// All on one CPU, so that they wait for each other.
