@@ -71,6 +71,21 @@ impl Namer {
         }
     }
 
+    /// The labels of a control group by its path. What runs in a container is told by a workload that was met in it; a group that
+    /// is neither that nor a unit goes by the last part of its path.
+    pub(crate) fn group_identity(&self, path: &str) -> Identity {
+        let Group { container, pod_uid, unit } = Group::from_path(path);
+        let container: String = container.chars().take(12).collect();
+        let of_container =
+            self.workloads.values().find(|identity| !container.is_empty() && identity.container == container);
+        let service = match of_container {
+            Some(identity) => identity.service.clone(),
+            None if unit.is_empty() => path.rsplit('/').next().unwrap_or_default().to_owned(),
+            None => unit,
+        };
+        Identity { service, container, pod_uid }
+    }
+
     fn group(&mut self, id: u64, pid: u32) -> Group {
         if let Some(group) = self.groups.get(&id) {
             return group.clone();
@@ -205,6 +220,21 @@ mod tests {
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     const UID: &str = "11111111-2222-3333-4444-555555555555";
+
+    #[test]
+    fn a_group_is_named_by_what_runs_in_it_by_its_unit_or_by_itself() {
+        let mut namer = Namer::new("/proc".into(), "/nowhere".into());
+        let identity = |path: &str| namer.group_identity(path);
+        assert_eq!(identity("system.slice/nginx.service").service, "nginx");
+        assert_eq!(identity("custom/batch").service, "batch");
+        let path = format!("kubepods/burstable/pod{UID}/{ID}");
+        let unknown = identity(&path);
+        assert_eq!((unknown.service.as_str(), unknown.pod_uid.as_str()), (ID, UID));
+        let known =
+            Identity { service: "shop".to_owned(), container: ID[..12].to_owned(), pod_uid: UID.to_owned() };
+        namer.workloads.insert(7, known.clone());
+        assert_eq!(namer.group_identity(&path), known);
+    }
 
     #[test]
     fn every_origin_of_a_path() {

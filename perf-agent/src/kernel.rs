@@ -150,6 +150,7 @@ impl Kernel {
             tcp_snd_una: tcp("snd_una")?,
             tcp_srtt: tcp("srtt_us")?,
             tcp_ca_state: tcp("inet_conn.icsk_ca_state")?,
+            tcp_snd_wnd: tcp("snd_wnd")?,
             tcp_total_retrans: tcp("total_retrans")?,
             flags: common("skc_flags")?,
             flag_done: self

@@ -337,6 +337,11 @@ impl Names {
         self.namer.identity(workload)
     }
 
+    /// Of a control group.
+    fn group(&self, path: &str) -> Identity {
+        self.namer.group_identity(path)
+    }
+
     fn destination(&self, peer: u64) -> String {
         match self.peers.get(&peer) {
             Some(name) => name.clone(),

@@ -55,15 +55,16 @@ impl crate::cells::Key for DiskKey {
     }
 }
 
-/// A request that is not complete yet.
+/// A request that is not complete yet, or one that was: its place in memory is used again, and so is this.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pending {
-    pub key: DiskKey,
-    /// `CLOCK_MONOTONIC` nanoseconds of when the driver got it; 0 while it waits for that.
+    /// `CLOCK_MONOTONIC` nanoseconds of when the driver got it; 0 while it waits for that, and when it is complete.
     pub issued: u64,
     /// How long it had waited by then, in nanoseconds.
     pub queued: u64,
+    /// Where its cell is in the table, plus one; 0 for nowhere, and when it is complete.
+    pub cell: u64,
 }
 
-crate::pod!(Pending: 32);
+crate::pod!(Pending: 24);

@@ -65,6 +65,8 @@ pub struct SockOffsets {
     pub tcp_srtt: u32,
     /// A byte whose low five bits say how the connection recovers from loss.
     pub tcp_ca_state: u32,
+    /// How much the peer takes at the moment.
+    pub tcp_snd_wnd: u32,
     /// Segments sent again in all.
     pub tcp_total_retrans: u32,
     /// Where `SOCK_DONE` is, which the peer's FIN sets: a word, and which bit of it.
@@ -77,7 +79,7 @@ pub struct SockOffsets {
     pub first_ephemeral_port: u32,
 }
 
-crate::pod!(SockOffsets: 116);
+crate::pod!(SockOffsets: 120);
 
 /// What `sched_switch` reads besides [`TaskOffsets`].
 #[repr(C)]

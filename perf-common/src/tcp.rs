@@ -77,6 +77,9 @@ pub struct TcpCell {
     /// Bytes of payload that the peer has acknowledged, and that it has sent.
     pub sent: u64,
     pub received: u64,
+    /// Connections whose peer took nothing at the walk of this number; only the walk writes them.
+    pub zero_window: u64,
+    pub zero_window_pass: u64,
     /// From SYN to established.
     pub connect: Histogram,
     /// From established to closing.
@@ -86,7 +89,7 @@ pub struct TcpCell {
 }
 
 crate::pod!(
-    TcpCell: 8 * (CONNECT_RESULTS.len() + STATES.len() + RETRANSMITS.len() + 5) + 3 * 8 * (1 + crate::histogram::CELLS)
+    TcpCell: 8 * (CONNECT_RESULTS.len() + STATES.len() + RETRANSMITS.len() + 7) + 3 * 8 * (1 + crate::histogram::CELLS)
 );
 
 /// An element of the table of cells.

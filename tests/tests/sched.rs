@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "how near the numbers are is worth seeing")]
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -197,6 +199,72 @@ fn beside_runqlat(agent: &Agent, pid: u32, service: &str, load: impl FnOnce()) {
         "{least} to {most}, not {theirs_count}"
     );
     theirs.assert_quantiles(&page, "sched_run_queue_latency_seconds", &labels);
+}
+
+#[test]
+fn what_a_quota_costs_is_as_the_kernel_counts_it() {
+    let group = Group::new("lt-throttled");
+    let agent = Agent::start();
+    let spinner = Traffic::start(&["spin", "lt-spinner"]);
+    group.add(spinner.process.pid());
+    sleep(SPAN / 2);
+    // Read at most every five seconds, so this is the first time.
+    let before = group.throttled();
+    let page = agent.page();
+    let after = group.throttled();
+    let labels = [("service", "lt-throttled")];
+    let seconds = page.sum("sched_throttled_seconds_total", &labels);
+    println!("{seconds} s, between {} s and {} s by the kernel", before.1, after.1);
+    assert!(
+        seconds >= before.1 - 1e-9 && seconds <= after.1 + 1e-9,
+        "{seconds} s, not {before:?} to {after:?}"
+    );
+    assert!(seconds > 1.0, "{seconds} s of throttling in {:?} with a tenth of a CPU", SPAN / 2);
+    let periods = page.sum("sched_throttled_periods_total", &labels);
+    assert!(periods >= before.0 && periods <= after.0, "{periods} periods, not {before:?} to {after:?}");
+    assert!(page.sum("sched_quota_periods_total", &labels) >= periods);
+    assert!(page.sum("sched_runnable_tasks", &[]) >= 1.0, "not even the agent runs");
+}
+
+/// A control group with a tenth of a CPU, of version 1 where the controller for CPUs is there, else of version 2.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(name: &str) -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        let version_1 = root.join("cpu");
+        let group = Self(if version_1.is_dir() { version_1.join(name) } else { root.join(name) });
+        fs::create_dir(&group.0).unwrap();
+        if version_1.is_dir() {
+            fs::write(group.0.join("cpu.cfs_period_us"), "100000").unwrap();
+            fs::write(group.0.join("cpu.cfs_quota_us"), "10000").unwrap();
+        } else {
+            fs::write(group.0.join("cpu.max"), "10000 100000").unwrap();
+        }
+        group
+    }
+
+    fn add(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    /// Periods and seconds.
+    fn throttled(&self) -> (f64, f64) {
+        let text = fs::read_to_string(self.0.join("cpu.stat")).unwrap();
+        let of = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.map(|value| value.parse::<f64>().unwrap())
+        };
+        let seconds = of("throttled_time").map(|ns| ns / 1e9).or(of("throttled_usec").map(|us| us / 1e6));
+        (of("nr_throttled").unwrap(), seconds.unwrap())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Empty once its process has ended, which ends before this.
+        _ = fs::remove_dir(&self.0);
+    }
 }
 
 fn assert_near(what: &str, reported: f64, kernel: f64) {

@@ -376,6 +376,26 @@ fn a_listener_that_nobody_serves_fills_up_and_turns_away_as_the_kernel_counts() 
     assert_eq!(page.select("tcp_listen_backlog", listener).count(), 0, "it listens no more");
 }
 
+#[test]
+fn a_peer_that_takes_nothing_more_shows_while_it_does() {
+    let agent = Agent::start();
+    let (listener, destination) = listener();
+    let service = comm();
+    let labels = [("service", service.as_str()), ("destination", destination.as_str())];
+    let Pair { client: mut near, server: far, .. } = Pair::open(&listener);
+    near.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    // Full for a while: both ends' buffers grow at first.
+    wait_until("nothing more can be written", PATIENCE, || {
+        while let Ok(more) = near.write(&[0; 4096]) {
+            written += more;
+        }
+        agent.page().sum("tcp_zero_window_connections", &labels) == 1.0
+    });
+    std::io::copy(&mut (&far).take(written as u64), &mut std::io::sink()).unwrap();
+    agent.expect("tcp_zero_window_connections", &labels, 0.0);
+}
+
 /// What `ss` tells of the client's end of a connection.
 struct Ss {
     sent: f64,

@@ -1,6 +1,10 @@
 //! Run-queue latency, time on and off CPU and context switches. See `perf-ebpf/src/bin/sched.rs`.
 
+mod throttling;
+
 use std::collections::{BTreeMap, HashMap};
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use aya::maps::{MapData, PerCpuArray};
@@ -8,6 +12,8 @@ use perf_common::sched::{OFF_CPU, Running, SchedCell, Sleeper};
 use perf_common::workload::OTHER;
 
 use super::{Account, Common, Names, Probe, Start, Started, merged, started};
+use throttling::Throttling;
+
 use crate::clock::monotonic;
 use crate::identity::Identity;
 use crate::maps::{Counters, Mapped, Table};
@@ -25,6 +31,8 @@ struct Sched {
     /// Nanoseconds as last exported: what is still running or waiting is estimated, and an estimate must not make a counter
     /// fall.
     exported: BTreeMap<Identity, Spent>,
+    throttling: Throttling,
+    procfs: PathBuf,
 }
 
 /// On a CPU, and off it by [`OFF_CPU`].
@@ -34,7 +42,7 @@ struct Spent {
     off_cpu: [u64; OFF_CPU.len()],
 }
 
-pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Started {
+pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started {
     started("sched", globals, || {
         let mut object = loader.load(object::SCHED, &[("SLEEPERS", loader.sleepers())])?;
         Table::prepare::<_, SchedCell>(&mut object, "", &[OTHER])?;
@@ -44,8 +52,16 @@ pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Star
         let table = Table::take(&mut object, "")?;
         let events = Counters::take(&mut object, "EVENTS")?;
         let sleepers = Mapped::take(&mut object, "SLEEPERS")?;
-        let exported = BTreeMap::new();
-        let sched = Sched { table, events, common: Common::take(object)?, running, sleepers, exported };
+        let sched = Sched {
+            table,
+            events,
+            common: Common::take(object)?,
+            running,
+            sleepers,
+            exported: BTreeMap::new(),
+            throttling: Throttling::new(&config.paths.sysfs),
+            procfs: config.paths.procfs.clone(),
+        };
         Ok((status, Some(Box::new(sched) as Box<dyn Probe>)))
     })
 }
@@ -137,6 +153,20 @@ impl Probe for Sched {
                 family.sample(&[service, container, pod, ("kind", kind)], count as f64);
             }
         }
+        self.throttling.write(names, page);
+        write_runnable(page, &self.procfs);
         Ok(())
+    }
+}
+
+/// The kernel's own count, of this moment.
+fn write_runnable(page: &mut Page, procfs: &Path) {
+    let stat = std::fs::read_to_string(procfs.join("stat")).unwrap_or_default();
+    let running =
+        stat.lines().find_map(|line| line.strip_prefix("procs_running ")?.trim().parse::<f64>().ok());
+    let mut family =
+        page.family("sched_runnable_tasks", "Tasks that are on a CPU or wait for one now.", Kind::Gauge);
+    if let Some(running) = running {
+        family.sample(&[], running);
     }
 }

@@ -106,7 +106,11 @@ impl Probe for Tcp {
         let backlogs = self.look()?;
         let mut cells = Vec::new();
         self.table.each::<TcpKey, TcpCell>(|_, key, cell| {
-            cells.push(((names.identity(key.workload), names.destination(key.peer)), *cell));
+            let mut cell = *cell;
+            if cell.zero_window_pass != self.passes {
+                cell.zero_window = 0;
+            }
+            cells.push(((names.identity(key.workload), names.destination(key.peer)), cell));
         })?;
         let cells = merged(cells, merge);
 
@@ -185,6 +189,14 @@ impl Probe for Tcp {
             }
         }
         write_states(page, &cells);
+        let mut family = page.family(
+            "tcp_zero_window_connections",
+            "Open connections whose peer takes no more data now: its receive window is closed.",
+            Kind::Gauge,
+        );
+        for (key, cell) in cells.iter().filter(|(_, cell)| cell.zero_window != 0) {
+            series(key, &mut |labels| family.sample(labels, cell.zero_window as f64));
+        }
         write_backlogs(page, names, &backlogs);
         Ok(())
     }
@@ -266,6 +278,8 @@ fn merge(into: &mut TcpCell, from: &TcpCell) {
         retransmits,
         resets_sent,
         resets_received,
+        zero_window,
+        zero_window_pass: _,
         sent,
         received,
         connect,
@@ -282,6 +296,7 @@ fn merge(into: &mut TcpCell, from: &TcpCell) {
         *sum += count;
     }
     into.accepts += accepts;
+    into.zero_window += zero_window;
     into.sent += sent;
     into.received += received;
     into.resets_sent += resets_sent;

@@ -14,7 +14,7 @@ use core::ffi::c_void;
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, map};
-use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::BtfTracePointContext;
 use perf_common::disk::{DiskCell, DiskKey, MINOR_BITS, OTHER_OPERATION, Pending};
 use perf_common::events::Reason;
@@ -30,9 +30,10 @@ perf_ebpf::slice!(DiskKey => DiskCell, 1024);
 #[unsafe(no_mangle)]
 static DISK: Global<DiskOffsets> = Global::new(unset());
 
-/// Large enough for what devices can hold: a request is a tag of one of a device's queues.
+/// Large enough for what devices can hold: a request is a tag of one of a device's queues, whose memory stays where it is. Those of
+/// devices that are gone go first.
 #[map]
-static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(16_384, 0);
+static PENDING: LruHashMap<u64, Pending> = LruHashMap::with_max_entries(16_384, 0);
 
 /// The low byte of a request's flags, `REQ_OP_MASK`.
 const OPERATION: u32 = 0xff;
@@ -42,8 +43,7 @@ const ROOT_GROUP: u64 = 1;
 #[btf_tracepoint(function = "block_rq_insert")]
 fn inserted(ctx: BtfTracePointContext) -> i32 {
     let request = request(&ctx);
-    let pending = Pending { key: key(request), issued: 0, queued: 0 };
-    let _: Result<(), i32> = PENDING.insert(request.key(), pending, 0);
+    begin(request, 0, 0);
     0
 }
 
@@ -59,15 +59,38 @@ fn issued(ctx: BtfTracePointContext) -> i32 {
     if let Some(pending) = PENDING.get_ptr_mut(request.key()) {
         // SAFETY: a live entry.
         let pending = unsafe { &mut *pending };
-        // One that was issued before and not completed had to be queued again.
-        pending.issued = now;
-        pending.queued = queued;
-        return 0;
+        if pending.cell != 0 {
+            // It was inserted; or issued before and had to be queued again.
+            pending.issued = now;
+            pending.queued = queued;
+            return 0;
+        }
     }
-    let pending = Pending { key: key(request), issued: now, queued };
+    begin(request, now, queued);
+    0
+}
+
+/// Remembers a request.
+#[inline(always)]
+fn begin(request: Ptr, issued: u64, queued: u64) {
+    let (key, workload) = key(request);
+    let other = DiskKey { workload: OTHER, device: 0, operation: OTHER_OPERATION };
+    let mut at = 0;
+    if let Some(cell) = TABLE.find_or(&key, &other) {
+        if cell.new {
+            who::announce(&WORKLOADS, key.workload, &workload);
+        }
+        at = u64::from(cell.at) + 1;
+    }
+    let pending = Pending { issued, queued, cell: at };
+    if let Some(known) = PENDING.get_ptr_mut(request.key()) {
+        // In place: a fraction of what taking it out and putting it in would cost.
+        // SAFETY: a live entry.
+        unsafe { *known = pending };
+        return;
+    }
     // What finds no room shows when it is complete, as one that nobody saw begin.
     let _: Result<(), i32> = PENDING.insert(request.key(), pending, 0);
-    0
 }
 
 #[btf_tracepoint(function = "block_rq_complete")]
@@ -79,46 +102,45 @@ fn completed(ctx: BtfTracePointContext) -> i32 {
     let done = ctx.arg::<u64>(2) as u32;
     let left: u32 = request.load(at.data_len);
     let failed = status != 0;
+    let pending = PENDING.get_ptr_mut(request.key());
+    // SAFETY: copied at once.
+    let Pending { issued, queued, cell } = pending.map_or(Pending::default(), |pending| unsafe { *pending });
+    let value = if cell == 0 { None } else { TABLE.at((cell - 1) as u32) };
     if done < left && !failed {
         // The first part of it. The rest completes by itself.
-        let Some(pending) = PENDING.get_ptr_mut(request.key()) else { return 0 };
-        // SAFETY: a live entry.
-        if let Some(cell) = TABLE.find(unsafe { &(*pending).key }) {
+        if let Some(value) = value {
             // SAFETY: a field of the cell.
-            add(unsafe { &raw mut (*cell.value).bytes }, done.into());
+            add(unsafe { &raw mut (*value).bytes }, done.into());
         }
         return 0;
     }
     let events = Events(&EVENTS);
     events.seen();
-    let Some(pending) = PENDING.get_ptr_mut(request.key()) else {
-        // Issued before the agent came, or while `PENDING` was full.
-        events.dropped(Reason::NoRequest, 1);
+    if let Some(pending) = pending {
+        // SAFETY: a live entry.
+        unsafe { *pending = Pending::default() };
+    }
+    let Some(value) = value else {
+        // Issued before the agent came, or the table is full.
+        let reason = if issued == 0 { Reason::NoRequest } else { Reason::MapFull };
+        events.dropped(reason, 1);
         return 0;
     };
-    // SAFETY: copied at once.
-    let Pending { key, issued, queued } = unsafe { *pending };
-    let _: Result<(), i32> = PENDING.remove(request.key());
     if issued == 0 {
         events.dropped(Reason::NoRequest, 1);
         return 0;
     }
-    let other = DiskKey { workload: OTHER, device: 0, operation: OTHER_OPERATION };
-    let Some(cell) = TABLE.find_or(&key, &other) else {
-        events.dropped(Reason::MapFull, 1);
-        return 0;
-    };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: fields of the cell.
     unsafe {
         if failed {
-            add(&raw mut (*cell.value).errors, 1);
+            add(&raw mut (*value).errors, 1);
         } else {
-            add(&raw mut (*cell.value).bytes, done.into());
+            add(&raw mut (*value).bytes, done.into());
         }
-        observe(&raw mut (*cell.value).queue, queued);
-        observe(&raw mut (*cell.value).device, now.saturating_sub(issued));
+        observe(&raw mut (*value).queue, queued);
+        observe(&raw mut (*value).device, now.saturating_sub(issued));
     }
     events.recorded();
     0
@@ -136,7 +158,7 @@ fn request(ctx: &BtfTracePointContext) -> Ptr {
 }
 
 #[inline(always)]
-fn key(request: Ptr) -> DiskKey {
+fn key(request: Ptr) -> (DiskKey, Workload) {
     let at = get(&DISK);
     let flags: u32 = request.load(at.cmd_flags);
     let operation = flags & OPERATION;
@@ -148,9 +170,8 @@ fn key(request: Ptr) -> DiskKey {
     };
     let (major, minor): (u32, u32) = (disk.load(at.major), disk.load(at.first_minor));
     let workload = workload(request);
-    let id = workload.id();
-    who::announce(&WORKLOADS, id, &workload);
-    DiskKey { workload: id, device: major << MINOR_BITS | minor & ((1 << MINOR_BITS) - 1), operation }
+    let device = major << MINOR_BITS | minor & ((1 << MINOR_BITS) - 1);
+    (DiskKey { workload: workload.id(), device, operation }, workload)
 }
 
 /// Who made a request: the current task, but for a thread of the kernel's that writes back what others wrote, where the

@@ -226,6 +226,9 @@ extern "C" fn look(ctx: *const TaskFile) -> i32 {
     if state != TCP_LISTEN {
         let Some(socket) = socket_state(sk, at, false) else { return 0 };
         flush(sk, at, socket);
+        if state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT {
+            note_window(sk, at, &socket.key);
+        }
         return 0;
     }
     let listener = listener(sk, at);
@@ -241,6 +244,24 @@ extern "C" fn look(ctx: *const TaskFile) -> i32 {
     };
     let _: Result<(), i32> = BACKLOGS.insert(sk.key(), backlog, 0);
     0
+}
+
+/// Counts a connection whose peer takes nothing at the moment.
+#[inline(always)]
+fn note_window(sk: Ptr, at: &SockOffsets, key: &TcpKey) {
+    let tcp = socket::tcp(sk);
+    if tcp.is_null() || tcp.load::<u32>(at.tcp_snd_wnd) != 0 {
+        return;
+    }
+    let pass = PASS.get(0).copied().unwrap_or(0);
+    if let Some(cell) = TABLE.find(key) {
+        // SAFETY: a live cell, these fields of which nobody else writes: there is one walk at a time.
+        unsafe {
+            let before = if (*cell.value).zero_window_pass == pass { (*cell.value).zero_window } else { 0 };
+            (*cell.value).zero_window = before + 1;
+            (*cell.value).zero_window_pass = pass;
+        }
+    }
 }
 
 /// The task and the TCP socket that an iterator is at, if it is at one.
