@@ -192,7 +192,7 @@ fn a_server_that_never_answers_shows_as_timeouts() {
 fn alone_on_the_hooks_it_counts_the_same() {
     let udp = UdpSocket::bind(SERVER).unwrap();
     let tcp = TcpListener::bind(SERVER).unwrap();
-    let none = "probes: {http: {enabled: false}, postgres: {enabled: false}, redis: {enabled: false}, mysql: {enabled: false}}\n";
+    let none = "probes: {http: {enabled: false}, postgres: {enabled: false}, redis: {enabled: false}, mysql: {enabled: false}, sockets: {enabled: false}}\n";
     for (config, is_alone) in [(none, true), ("", false)] {
         let agent = Agent::with(config);
         let up = |probe| agent.page().sum("perf_agent_probe_up", &[("probe", probe)]);
