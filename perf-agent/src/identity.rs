@@ -37,12 +37,21 @@ pub(crate) struct Namer {
     cgroup_root: PathBuf,
     groups: HashMap<u64, Group>,
     workloads: HashMap<u64, Identity>,
+    /// The service that was first met in a container: later ones are health checks and shells.
+    containers: HashMap<String, String>,
     walked: Option<Instant>,
 }
 
 impl Namer {
     pub(crate) fn new(procfs: PathBuf, cgroup_root: PathBuf) -> Self {
-        Self { procfs, cgroup_root, groups: HashMap::new(), workloads: HashMap::new(), walked: None }
+        Self {
+            procfs,
+            cgroup_root,
+            groups: HashMap::new(),
+            workloads: HashMap::new(),
+            containers: HashMap::new(),
+            walked: None,
+        }
     }
 
     /// Learns the workloads that the kernel has met.
@@ -58,6 +67,9 @@ impl Namer {
             container: group.container.chars().take(12).collect(),
             pod_uid: group.pod_uid,
         };
+        if !identity.container.is_empty() {
+            self.containers.entry(identity.container.clone()).or_insert_with(|| identity.service.clone());
+        }
         self.workloads.insert(id, identity);
     }
 
@@ -76,10 +88,8 @@ impl Namer {
     pub(crate) fn group_identity(&self, path: &str) -> Identity {
         let Group { container, pod_uid, unit } = Group::from_path(path);
         let container: String = container.chars().take(12).collect();
-        let of_container =
-            self.workloads.values().find(|identity| !container.is_empty() && identity.container == container);
-        let service = match of_container {
-            Some(identity) => identity.service.clone(),
+        let service = match self.containers.get(&container) {
+            Some(service) => service.clone(),
             None if unit.is_empty() => path.rsplit('/').next().unwrap_or_default().to_owned(),
             None => unit,
         };
@@ -232,7 +242,7 @@ mod tests {
         assert_eq!((unknown.service.as_str(), unknown.pod_uid.as_str()), (ID, UID));
         let known =
             Identity { service: "shop".to_owned(), container: ID[..12].to_owned(), pod_uid: UID.to_owned() };
-        namer.workloads.insert(7, known.clone());
+        namer.containers.insert(known.container.clone(), known.service.clone());
         assert_eq!(namer.group_identity(&path), known);
     }
 

@@ -126,9 +126,11 @@ pub struct TcpSocket {
     pub syn: u32,
     /// How many of its segments that were sent again are in its cell.
     pub retransmits: u32,
+    /// The walk that counted it as one whose peer takes nothing: it comes by once for each descriptor.
+    pub window_pass: u64,
 }
 
-crate::pod!(TcpSocket: 56);
+crate::pod!(TcpSocket: 64);
 
 /// A SYN is out.
 pub const PHASE_CONNECTING: u32 = 1;

@@ -100,7 +100,7 @@ fn time_in_softirqs_is_what_the_kernels_tick_finds_there() {
     println!("{ours:.3} s, {received:.3} s of them for packets; {ticks:.3} s by ticks; in {wall:.3} s");
     assert!(ours > 0.0 && ours < wall * cpus(), "{ours} s in {wall} s");
     // A hundred ticks or so are a sample, and what the programs take themselves is outside of what they measure.
-    assert!(ours > ticks * 0.6 && ours < ticks * 1.2, "{ours} s, and by ticks {ticks} s");
+    assert!(ours > ticks * 0.5 && ours < ticks * 1.6, "{ours} s, and by ticks {ticks} s");
 
     // And a machine that does nothing spends next to none.
     let before = total(&agent.page());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use perf_common::disk::{DiskCell, DiskKey, MINOR_BITS, OPERATIONS, OTHER_OPERATION};
+use perf_common::disk::{DiskCell, DiskKey, MINOR_BITS, OPERATIONS};
 use perf_common::workload::OTHER;
 
 use super::{Account, Common, Names, Probe, Start, Started, Write, merged, started};
@@ -29,8 +29,10 @@ struct Disk {
 pub(super) fn start(Start { loader, config, globals }: Start<'_, '_>) -> Started {
     started("disk", globals, || {
         let mut object = loader.load(object::DISK, &[])?;
-        let other = DiskKey { workload: OTHER, device: 0, operation: OTHER_OPERATION };
-        Table::prepare::<_, DiskCell>(&mut object, "", &[other])?;
+        let others: Vec<_> = (0..OPERATIONS.len() as u32)
+            .map(|operation| DiskKey { workload: OTHER, device: 0, operation })
+            .collect();
+        Table::prepare::<_, DiskCell>(&mut object, "", &others)?;
         let status = loader.attach("disk", &mut object, &HOOKS);
         let table = Table::take(&mut object, "")?;
         let events = Counters::take(&mut object, "EVENTS")?;

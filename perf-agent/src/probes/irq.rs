@@ -66,7 +66,7 @@ impl Probe for Irq {
         for (kind, name, IrqSum { ns, .. }) in &series {
             family.sample(&[("kind", kind), ("name", name)], *ns as f64 / 1e9);
         }
-        let mut family = page.family("irqs_total", "Interrupts, as they began.", Kind::Counter);
+        let mut family = page.family("irqs_total", "Softirqs, and calls of handlers of devices' interrupts, of which a shared line has several, as they began.", Kind::Counter);
         for (kind, name, IrqSum { count, .. }) in &series {
             family.sample(&[("kind", kind), ("name", name)], *count as f64);
         }

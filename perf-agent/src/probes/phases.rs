@@ -40,7 +40,7 @@ impl Phases {
         });
         let mut family = page.family(
             "request_phase_seconds_total",
-            "Where the time of the requests went that a server answered, all of which adds up to their durations: in its socket until it was read, waiting for a CPU, on a CPU, or other (a downstream, a disk, a lock, sleep, another thread).",
+            "Where the time of the requests went that a server answered, all of which adds up to their durations: in its socket until it was read (a thread that was woken for it and waited for a CPU is there, too), waiting for a CPU after that, on a CPU, or other (a downstream, a disk, a lock, sleep, another thread).",
             Kind::Counter,
         );
         for ((identity, protocol), cell) in &cells {

@@ -1,14 +1,16 @@
 //! Connections: opened, accepted, failed, closed, reset, what they moved and what was sent twice. See `perf-ebpf/src/bin/tcp.rs`.
 
+mod listeners;
+
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
-use aya::maps::{Array, MapData};
 use perf_common::peer::CLASS_OTHER;
-use perf_common::tcp::{Backlog, CONNECT_RESULTS, RETRANSMITS, STATES, TcpCell, TcpKey};
+use perf_common::tcp::{CONNECT_RESULTS, RETRANSMITS, STATES, TcpCell, TcpKey};
 use perf_common::workload::OTHER;
 
 use super::{Account, Common, Names, Probe, Start, Started, State, Write, merged, started};
+use listeners::Listeners;
+
 use crate::identity::Identity;
 use crate::maps::{Counters, Table};
 use crate::object::{self, Hook, HookKind};
@@ -35,11 +37,7 @@ struct Tcp {
     common: Common,
     table: Table,
     events: Counters,
-    /// Listening sockets, by address.
-    backlogs: aya::maps::HashMap<MapData, u64, Backlog>,
-    /// The number of the walk over all sockets that is under way.
-    pass: Array<MapData, u64>,
-    passes: u64,
+    listeners: Listeners,
     /// Whether walks are possible.
     looks: bool,
 }
@@ -60,38 +58,11 @@ pub(super) fn start(Start { loader, config: _, globals }: Start<'_, '_>) -> Star
         }
         let table = Table::take(&mut object, "")?;
         let events = Counters::take(&mut object, "EVENTS")?;
-        let mut take = |name| object.take_map(name).with_context(|| format!("the object has no map {name}"));
-        let backlogs = take("BACKLOGS")?.try_into()?;
-        let pass = take("PASS")?.try_into()?;
-        let tcp = Tcp { table, events, backlogs, pass, passes: 0, looks, common: Common::take(object)? };
+        let listeners = Listeners::take(&mut object)?;
+        let tcp = Tcp { table, events, listeners, looks, common: Common::take(object)? };
         Ok((status, Some(Box::new(tcp) as Box<dyn Probe>)))
     })
 }
-
-impl Tcp {
-    /// Has every open socket's bytes and round-trip time counted up to now, and finds the listening ones.
-    fn look(&mut self) -> anyhow::Result<Vec<Backlog>> {
-        if !self.looks {
-            return Ok(Vec::new());
-        }
-        self.passes += 1;
-        self.pass.set(0, self.passes, 0)?;
-        object::iterate(&mut self.common.object, &LOOK)?;
-        let (found, gone): (Vec<_>, Vec<_>) = self
-            .backlogs
-            .iter()
-            .filter_map(Result::ok)
-            .take(MAX_BACKLOGS)
-            .partition(|(_, backlog)| backlog.pass == self.passes);
-        for (socket, _) in gone {
-            self.backlogs.remove(&socket).ok();
-        }
-        Ok(found.into_iter().map(|(_, backlog)| backlog).collect())
-    }
-}
-
-/// As many as the map holds: while it changes, a walk by keys need not end.
-const MAX_BACKLOGS: usize = 4096;
 
 impl Probe for Tcp {
     fn common(&self) -> &Common {
@@ -103,11 +74,17 @@ impl Probe for Tcp {
     }
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
-        let backlogs = self.look()?;
+        let Self { common, table, events: _, listeners, looks } = self;
+        let walk = if *looks { listeners.walk(&mut common.object) } else { Ok(Vec::new()) };
+        let listening = walk.unwrap_or_else(|error| {
+            // All else is there.
+            tracing::warn!(probe = "tcp", "open sockets cannot be walked: {error:#}");
+            Vec::new()
+        });
         let mut cells = Vec::new();
-        self.table.each::<TcpKey, TcpCell>(|_, key, cell| {
+        table.each::<TcpKey, TcpCell>(|_, key, cell| {
             let mut cell = *cell;
-            if cell.zero_window_pass != self.passes {
+            if cell.zero_window_pass != listeners.passes() {
                 cell.zero_window = 0;
             }
             cells.push(((names.identity(key.workload), names.destination(key.peer)), cell));
@@ -197,7 +174,7 @@ impl Probe for Tcp {
         for (key, cell) in cells.iter().filter(|(_, cell)| cell.zero_window != 0) {
             series(key, &mut |labels| family.sample(labels, cell.zero_window as f64));
         }
-        write_backlogs(page, names, &backlogs);
+        listeners.write(names, page, &listening);
         Ok(())
     }
 }
@@ -227,45 +204,6 @@ fn write_states(page: &mut Page, cells: &BTreeMap<(Identity, String), TcpCell>) 
         }
     }
 }
-
-/// Several sockets at one port of one service are one series.
-fn write_backlogs(page: &mut Page, names: &Names, backlogs: &[Backlog]) {
-    let listeners = backlogs
-        .iter()
-        .map(|backlog| ((names.identity(backlog.workload), backlog.port.to_string()), *backlog));
-    let listeners = merged(listeners, |into, from| {
-        into.waiting += from.waiting;
-        into.limit = into.limit.saturating_add(from.limit);
-        into.drops = into.drops.wrapping_add(from.drops);
-    });
-    let families: [(&str, &str, Kind, ListenerField); 3] = [
-        ("tcp_listen_backlog", "Connections that wait to be accepted.", Kind::Gauge, |listener| {
-            listener.waiting
-        }),
-        (
-            "tcp_listen_backlog_max",
-            "Connections that may wait to be accepted: the argument of listen(2), or net.core.somaxconn where that is less.",
-            Kind::Gauge,
-            |listener| listener.limit,
-        ),
-        (
-            "tcp_listen_drops_total",
-            "Attempts to connect that a listening socket turned away, mostly because the queue of those that wait to be accepted, or of SYNs, was full.",
-            Kind::Counter,
-            |listener| listener.drops,
-        ),
-    ];
-    for (name, help, kind, value) in families {
-        let mut family = page.family(name, help, kind);
-        for ((identity, port), listener) in &listeners {
-            let [service, container, pod] = identity.labels();
-            family.sample(&[service, container, pod, ("port", port)], value(listener).into());
-        }
-    }
-}
-
-/// One number of a listener.
-type ListenerField = fn(&Backlog) -> u32;
 
 /// One counter of a cell.
 type Field = fn(&TcpCell) -> u64;

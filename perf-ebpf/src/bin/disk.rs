@@ -43,6 +43,13 @@ const ROOT_GROUP: u64 = 1;
 #[btf_tracepoint(function = "block_rq_insert")]
 fn inserted(ctx: BtfTracePointContext) -> i32 {
     let request = request(&ctx);
+    if let Some(pending) = PENDING.get_ptr(request.key()) {
+        // SAFETY: a live entry.
+        if unsafe { (*pending).cell != 0 && (*pending).issued != 0 } {
+            // The driver gave it back, and a thread of the kernel's queues it again: whose it is, is known.
+            return 0;
+        }
+    }
     begin(request, 0, 0);
     0
 }
@@ -74,7 +81,7 @@ fn issued(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn begin(request: Ptr, issued: u64, queued: u64) {
     let (key, workload) = key(request);
-    let other = DiskKey { workload: OTHER, device: 0, operation: OTHER_OPERATION };
+    let other = DiskKey { workload: OTHER, device: 0, operation: key.operation };
     let mut at = 0;
     if let Some(cell) = TABLE.find_or(&key, &other) {
         if cell.new {
@@ -112,6 +119,10 @@ fn completed(ctx: BtfTracePointContext) -> i32 {
             // SAFETY: a field of the cell.
             add(unsafe { &raw mut (*value).bytes }, done.into());
         }
+        return 0;
+    }
+    if left == 0 && cell == 0 && issued == 0 {
+        // A flush that others share was the request that the driver got; this one only waited for it.
         return 0;
     }
     let events = Events(&EVENTS);

@@ -201,7 +201,7 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
     let peer = if incoming { peer.classed().id() } else { socket::destination(&PEERS, &peer, at) };
     let key = TcpKey { workload: owner(task), peer };
     // What it moved before is nobody's.
-    let (sent, received) = moved_bytes(sk, at, 0);
+    let (sent, received) = moved_bytes(sk, socket::tcp(sk), at, 0);
     *socket = TcpSocket {
         key,
         since: 0,
@@ -211,6 +211,7 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
         received,
         syn: 0,
         retransmits: retransmits(sk, at),
+        window_pass: 0,
     };
     count(&key, |cell| enter(cell, state as u32));
     0
@@ -227,7 +228,7 @@ extern "C" fn look(ctx: *const TaskFile) -> i32 {
         let Some(socket) = socket_state(sk, at, false) else { return 0 };
         flush(sk, at, socket);
         if state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT {
-            note_window(sk, at, &socket.key);
+            note_window(sk, at, socket);
         }
         return 0;
     }
@@ -248,13 +249,17 @@ extern "C" fn look(ctx: *const TaskFile) -> i32 {
 
 /// Counts a connection whose peer takes nothing at the moment.
 #[inline(always)]
-fn note_window(sk: Ptr, at: &SockOffsets, key: &TcpKey) {
+fn note_window(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
     let tcp = socket::tcp(sk);
     if tcp.is_null() || tcp.load::<u32>(at.tcp_snd_wnd) != 0 {
         return;
     }
     let pass = PASS.get(0).copied().unwrap_or(0);
-    if let Some(cell) = TABLE.find(key) {
+    if socket.window_pass == pass {
+        return;
+    }
+    socket.window_pass = pass;
+    if let Some(cell) = TABLE.find_or(&socket.key, &OTHERS) {
         // SAFETY: a live cell, these fields of which nobody else writes: there is one walk at a time.
         unsafe {
             let before = if (*cell.value).zero_window_pass == pass { (*cell.value).zero_window } else { 0 };
@@ -306,6 +311,7 @@ fn connecting(sk: Ptr, at: &SockOffsets) {
         received: 0,
         syn: 1,
         retransmits: 0,
+        window_pass: 0,
     };
     count(&key, |cell| enter(cell, state));
 }
@@ -347,8 +353,17 @@ fn accepted(sk: Ptr, at: &SockOffsets) {
     let state = TCP_ESTABLISHED as u32;
     // Those of the answer to the SYN: there was no socket yet.
     let retransmits = retransmits(sk, at);
-    *socket =
-        TcpSocket { key, since: now(), phase: PHASE_OPEN, state, sent: 0, received: 0, syn: 0, retransmits };
+    *socket = TcpSocket {
+        key,
+        since: now(),
+        phase: PHASE_OPEN,
+        state,
+        sent: 0,
+        received: 0,
+        syn: 0,
+        retransmits,
+        window_pass: 0,
+    };
     // SAFETY: fields of the cell.
     count(&key, |cell| unsafe {
         add(&raw mut (*cell).accepts, 1);
@@ -397,7 +412,10 @@ fn moved(sk: Ptr, at: &SockOffsets, new: u32) {
     if closes {
         socket.phase = PHASE_CLOSED;
     }
-    flush(sk, at, socket);
+    if state == 0 {
+        // Once, and not at each step on the way, which would take half as long again.
+        flush(sk, at, socket);
+    }
     let old = socket.state;
     socket.state = state;
     count(&socket.key, |cell| {
@@ -415,8 +433,7 @@ fn moved(sk: Ptr, at: &SockOffsets, new: u32) {
 ///
 /// Not `bytes_sent` without `bytes_retrans`: what is lost on this host, in a full queue of a device, is in the first twice.
 #[inline(always)]
-fn moved_bytes(sk: Ptr, at: &SockOffsets, syn: u64) -> (u64, u64) {
-    let tcp = socket::tcp(sk);
+fn moved_bytes(sk: Ptr, tcp: Ptr, at: &SockOffsets, syn: u64) -> (u64, u64) {
     if tcp.is_null() {
         return (0, 0);
     }
@@ -440,7 +457,8 @@ fn retransmits(sk: Ptr, at: &SockOffsets) -> u32 {
 /// Counts what a socket has moved since the last time, and its round-trip time if it has moved anything.
 #[inline(always)]
 fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
-    let (sent, received) = moved_bytes(sk, at, socket.syn.into());
+    let tcp = socket::tcp(sk);
+    let (sent, received) = moved_bytes(sk, tcp, at, socket.syn.into());
     let more_sent = sent.saturating_sub(socket.sent);
     let more_received = received.saturating_sub(socket.received);
     if more_sent | more_received == 0 {
@@ -448,7 +466,6 @@ fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
     }
     socket.sent += more_sent;
     socket.received += more_received;
-    let tcp = socket::tcp(sk);
     let srtt: u32 = if tcp.is_null() { 0 } else { tcp.load(at.tcp_srtt) };
     // SAFETY: fields of the cell.
     count(&socket.key, |cell| unsafe {
@@ -493,6 +510,8 @@ fn nth<const N: usize>(array: *mut [u64; N], index: u64) -> Option<*mut u64> {
     Some(unsafe { array.cast::<u64>().add(index as usize) })
 }
 
+/// Where what finds no cell of its own is counted.
+const OTHERS: TcpKey = TcpKey { workload: OTHER, peer: CLASS_OTHER as u64 };
 /// What has no socket, or one that nobody knows.
 const NOBODY: TcpKey = TcpKey { workload: UNKNOWN, peer: CLASS_OTHER as u64 };
 
@@ -515,9 +534,8 @@ fn tally(ctx: &BtfTracePointContext, counter: impl Fn(*mut TcpCell) -> *mut u64)
 fn count(key: &TcpKey, record: impl Fn(*mut TcpCell)) {
     let events = Events(&EVENTS);
     events.seen();
-    let other = TcpKey { workload: OTHER, peer: u64::from(CLASS_OTHER) };
     let key = *key;
-    match TABLE.find_or(&key, &other) {
+    match TABLE.find_or(&key, &OTHERS) {
         Some(cell) => {
             record(cell.value);
             events.recorded();

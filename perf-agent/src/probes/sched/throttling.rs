@@ -1,11 +1,12 @@
 //! Control groups that used up their CPU quota and had to wait for the next period: the kernel counts that itself, and only where
 //! there is a quota.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::super::{Names, merged};
+use super::super::Names;
 use crate::identity::Identity;
 use crate::page::{Kind, Page};
 
@@ -19,7 +20,10 @@ pub(super) struct Throttling {
     /// Where the controller for CPUs is mounted; `None` where it is not.
     root: Option<PathBuf>,
     read: Option<Instant>,
-    groups: Vec<(String, Throttled)>,
+    /// What each group had when it was last read, and under which name it is counted.
+    groups: HashMap<String, (Identity, Throttled)>,
+    /// What all of one name have, those that are gone among them: their sum alone would fall when one goes.
+    totals: BTreeMap<Identity, Throttled>,
 }
 
 /// As `cpu.stat` of a group has it.
@@ -36,23 +40,18 @@ impl Throttling {
         let version_1 = ["cpu,cpuacct", "cpu"].map(|controller| root.join(controller));
         let unified = root.join("cgroup.controllers").exists().then_some(root);
         let root = version_1.into_iter().find(|dir| dir.is_dir()).or(unified);
-        Self { root, read: None, groups: Vec::new() }
+        Self { root, read: None, groups: HashMap::new(), totals: BTreeMap::new() }
     }
 
     pub(super) fn write(&mut self, names: &Names, page: &mut Page) {
         if let Some(root) = &self.root
             && self.read.is_none_or(|read| read.elapsed() >= GOOD_FOR)
         {
-            self.groups.clear();
-            walk(root, root, 0, &mut self.groups);
+            let mut found = Vec::new();
+            walk(root, root, 0, &mut found);
             self.read = Some(Instant::now());
+            self.add(names, found);
         }
-        let groups = self.groups.iter().map(|(path, throttled)| (names.group(path), *throttled));
-        let groups = merged(groups, |into, from| {
-            into.periods += from.periods;
-            into.throttled_periods += from.throttled_periods;
-            into.seconds += from.seconds;
-        });
         let families: [(&str, &str, Field); 3] = [
             (
                 "sched_throttled_seconds_total",
@@ -68,10 +67,29 @@ impl Throttling {
         ];
         for (name, help, value) in families {
             let mut family = page.family(name, help, Kind::Counter);
-            for (identity, group) in &groups {
+            for (identity, group) in &self.totals {
                 family.sample(&Identity::labels(identity), value(group));
             }
         }
+    }
+}
+
+impl Throttling {
+    /// Adds what is new since the last time.
+    fn add(&mut self, names: &Names, found: Vec<(String, Throttled)>) {
+        let mut groups = HashMap::new();
+        for (path, now) in found {
+            let (identity, before) =
+                self.groups.remove(&path).unwrap_or_else(|| (names.group(&path), Throttled::default()));
+            let total = self.totals.entry(identity.clone()).or_default();
+            // Fewer periods than before are another group's of the same path.
+            let before = if before.periods <= now.periods { before } else { Throttled::default() };
+            total.periods += now.periods - before.periods;
+            total.throttled_periods += now.throttled_periods.saturating_sub(before.throttled_periods);
+            total.seconds += (now.seconds - before.seconds).max(0.0);
+            groups.insert(path, (identity, now));
+        }
+        self.groups = groups;
     }
 }
 

@@ -36,6 +36,8 @@ const AF_UNIX: u16 = 1;
 pub(super) fn note(sk: Ptr, at: &SockOffsets, direction: Direction, length: u64) {
     let family: u16 = sk.load(at.family);
     let protocol = match family {
+        // The end of a stream is no message.
+        AF_UNIX if length == 0 => return,
         AF_UNIX => UNIX,
         AF_INET | AF_INET6 if sk.load::<u16>(at.protocol) == IPPROTO_UDP => UDP,
         _ => return,
