@@ -73,20 +73,20 @@ pub(crate) struct Log {
 #[serde(default, deny_unknown_fields)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct Probes {
-    pub(crate) tcp: Tcp,
-    pub(crate) sched: Sched,
-    pub(crate) disk: Disk,
+    pub(crate) tcp: Switch,
+    pub(crate) sched: Switch,
+    pub(crate) disk: Switch,
     pub(crate) http: Http,
-    pub(crate) postgres: Postgres,
-    pub(crate) redis: Redis,
-    pub(crate) mysql: Mysql,
-    pub(crate) sockets: Sockets,
+    pub(crate) postgres: Switch,
+    pub(crate) redis: Switch,
+    pub(crate) mysql: Switch,
+    pub(crate) sockets: Switch,
     pub(crate) max_db_series: MaxSeries,
     pub(crate) connection_pools: Pools,
     pub(crate) dns: Dns,
-    pub(crate) process: Process,
-    pub(crate) drops: Drops,
-    pub(crate) irq: Irq,
+    pub(crate) process: Switch,
+    pub(crate) drops: Switch,
+    pub(crate) irq: Switch,
 }
 
 impl Probes {
@@ -122,40 +122,15 @@ impl Probes {
     }
 }
 
+/// A probe that can only be switched on or off.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Tcp {
+pub(crate) struct Switch {
     pub(crate) enabled: bool,
 }
 
-impl Default for Tcp {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Sched {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Sched {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Disk {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Disk {
+impl Default for Switch {
     fn default() -> Self {
         Self { enabled: true }
     }
@@ -185,58 +160,6 @@ impl Default for Http {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Postgres {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Postgres {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Redis {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Mysql {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Mysql {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Sockets {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Sockets {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
 pub(crate) struct Dns {
     pub(crate) enabled: bool,
     pub(crate) domains: bool,
@@ -246,45 +169,6 @@ pub(crate) struct Dns {
 impl Default for Dns {
     fn default() -> Self {
         Self { enabled: true, domains: false, max_domains: MaxDomains::default() }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Process {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Process {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Drops {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Drops {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[cfg_attr(test, derive(serde::Serialize))]
-pub(crate) struct Irq {
-    pub(crate) enabled: bool,
-}
-
-impl Default for Irq {
-    fn default() -> Self {
-        Self { enabled: true }
     }
 }
 

@@ -34,3 +34,25 @@ impl Key for u64 {
         *self == *other
     }
 }
+
+/// The key of what is counted by workload and protocol alone; which protocols those are is the slice's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ByProtocol {
+    pub workload: u64,
+    pub protocol: u64,
+}
+
+crate::pod!(ByProtocol: 16);
+
+impl Key for ByProtocol {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        self.workload ^ self.protocol
+    }
+
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        self.workload == other.workload && self.protocol == other.protocol
+    }
+}

@@ -6,30 +6,7 @@
 /// What a request's time is split into, in the order of a cell's counters.
 pub const PHASES: [&str; 4] = ["socket_queue", "run_queue", "cpu", "other"];
 
-/// The key of a [`PhaseCell`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PhaseKey {
-    pub workload: u64,
-    /// One of [`crate::l7`]'s.
-    pub protocol: u64,
-}
-
-crate::pod!(PhaseKey: 16);
-
-impl crate::cells::Key for PhaseKey {
-    #[inline(always)]
-    fn hash(&self) -> u64 {
-        self.workload ^ self.protocol
-    }
-
-    #[inline(always)]
-    fn same(&self, other: &Self) -> bool {
-        self.workload == other.workload && self.protocol == other.protocol
-    }
-}
-
-/// The requests that one workload answered in one protocol.
+/// The requests that one workload answered in one protocol, which is one of [`crate::l7`]'s.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PhaseCell {
@@ -40,7 +17,7 @@ pub struct PhaseCell {
 crate::pod!(PhaseCell: 32);
 
 /// An element of the table of cells.
-pub type PhaseSlot = crate::cells::Slot<PhaseKey, PhaseCell>;
+pub type PhaseSlot = crate::cells::Slot<crate::cells::ByProtocol, PhaseCell>;
 crate::pod!(PhaseSlot: 48);
 
 /// What a thread has done so far, in nanoseconds. Only differences mean anything.

@@ -1,8 +1,9 @@
 //! Where the time of servers' requests went. See `perf-ebpf/src/bin/l7/phases.rs`.
 
 use aya::Ebpf;
+use perf_common::cells::ByProtocol;
 use perf_common::l7::{HTTP, MYSQL, POSTGRES, RECOGNISED, REDIS, recognised};
-use perf_common::phases::{PHASES, PhaseCell, PhaseKey};
+use perf_common::phases::{PHASES, PhaseCell};
 use perf_common::workload::OTHER;
 
 use super::{Names, merged};
@@ -16,7 +17,7 @@ const PREFIX: &str = "PH_";
 impl Phases {
     pub(super) fn prepare(object: &mut Ebpf) -> anyhow::Result<()> {
         let others = [HTTP, POSTGRES, REDIS, MYSQL]
-            .map(|protocol| PhaseKey { workload: OTHER, protocol: protocol.into() });
+            .map(|protocol| ByProtocol { workload: OTHER, protocol: protocol.into() });
         Table::prepare::<_, PhaseCell>(object, PREFIX, &others)
     }
 
@@ -26,7 +27,7 @@ impl Phases {
 
     pub(super) fn collect(&self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let mut cells = Vec::new();
-        self.0.each::<PhaseKey, PhaseCell>(|_, key, cell| {
+        self.0.each::<ByProtocol, PhaseCell>(|_, key, cell| {
             if cell.spent == [0; PHASES.len()] {
                 return;
             }

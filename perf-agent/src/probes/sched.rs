@@ -3,7 +3,6 @@
 mod throttling;
 
 use std::collections::{BTreeMap, HashMap};
-
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;

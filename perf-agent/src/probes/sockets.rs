@@ -1,8 +1,9 @@
 //! UDP and UNIX sockets: messages, calls and bytes. See `perf-ebpf/src/bin/l7/sockets.rs`.
 
 use aya::Ebpf;
+use perf_common::cells::ByProtocol;
 use perf_common::l7::Direction;
-use perf_common::sockets::{PROTOCOLS, SocketCell, SocketKey};
+use perf_common::sockets::{PROTOCOLS, SocketCell};
 use perf_common::workload::OTHER;
 
 use super::{Account, Names, merged};
@@ -18,7 +19,7 @@ const PREFIX: &str = "SO_";
 
 impl Sockets {
     pub(super) fn prepare(object: &mut Ebpf) -> anyhow::Result<()> {
-        let others = [0, 1].map(|protocol| SocketKey { workload: OTHER, protocol });
+        let others = [0, 1].map(|protocol| ByProtocol { workload: OTHER, protocol });
         Table::prepare::<_, SocketCell>(object, PREFIX, &others)
     }
 
@@ -32,7 +33,7 @@ impl Sockets {
 
     pub(super) fn collect(&self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let mut cells = Vec::new();
-        self.table.each::<SocketKey, SocketCell>(|_, key, cell| {
+        self.table.each::<ByProtocol, SocketCell>(|_, key, cell| {
             if cell.operations == [0; 2] {
                 return;
             }

@@ -75,12 +75,7 @@ impl Probe for Tcp {
 
     fn collect(&mut self, names: &Names, page: &mut Page) -> anyhow::Result<()> {
         let Self { common, table, events: _, listeners, looks } = self;
-        let walk = if *looks { listeners.walk(&mut common.object) } else { Ok(Vec::new()) };
-        let listening = walk.unwrap_or_else(|error| {
-            // All else is there.
-            tracing::warn!(probe = "tcp", "open sockets cannot be walked: {error:#}");
-            Vec::new()
-        });
+        let listening = if *looks { listeners.walk(&mut common.object) } else { Ok(Vec::new()) };
         let mut cells = Vec::new();
         table.each::<TcpKey, TcpCell>(|_, key, cell| {
             let mut cell = *cell;
@@ -174,7 +169,11 @@ impl Probe for Tcp {
         for (key, cell) in cells.iter().filter(|(_, cell)| cell.zero_window != 0) {
             series(key, &mut |labels| family.sample(labels, cell.zero_window as f64));
         }
-        listeners.write(names, page, &listening);
+        match listening {
+            Ok(listening) => listeners.write(names, page, &listening),
+            // All else is there.
+            Err(error) => tracing::warn!(probe = "tcp", "open sockets cannot be walked: {error:#}"),
+        }
         Ok(())
     }
 }
@@ -192,8 +191,7 @@ fn write_states(page: &mut Page, cells: &BTreeMap<(Identity, String), TcpCell>) 
         Kind::Gauge,
     );
     for (key, cell) in cells {
-        let ever =
-            |state: &str| matches!(state, "established") && (cell.accepts != 0 || cell.connects[0] != 0);
+        let ever = |state: &str| state == "established" && (cell.accepts != 0 || cell.connects[0] != 0);
         for (state, count) in STATES.iter().zip(cell.states) {
             let Some(state) = state.filter(|state| count != 0 || ever(state)) else { continue };
             // Read while both ends of a step move: one can be ahead for a moment.

@@ -121,7 +121,7 @@ fn doctor_tells_each_hook_and_says_by_its_exit_code_whether_all_is_well() {
 #[test]
 fn doctor_has_nothing_to_complain_about_where_nothing_is_enabled() {
     let mut off = tempfile::NamedTempFile::new().unwrap();
-    writeln!(off, "probes: {{tcp: {{enabled: false}}, sched: {{enabled: false}}, http: {{enabled: false}}, dns: {{enabled: false}}, process: {{enabled: false}}, drops: {{enabled: false}}, irq: {{enabled: false}}}}")
+    writeln!(off, "probes: {{tcp: {{enabled: false}}, sched: {{enabled: false}}, disk: {{enabled: false}}, http: {{enabled: false}}, postgres: {{enabled: false}}, redis: {{enabled: false}}, mysql: {{enabled: false}}, sockets: {{enabled: false}}, dns: {{enabled: false}}, process: {{enabled: false}}, drops: {{enabled: false}}, irq: {{enabled: false}}}}")
         .unwrap();
     let output = output(command(&["doctor", "--config", off.path().to_str().unwrap()]));
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));

@@ -344,7 +344,7 @@ fn arrived(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn closing(ctx: BtfTracePointContext) -> i32 {
     let state: i32 = ctx.arg(2);
-    if state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE {
+    if !ends_something(state) {
         return 0;
     }
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
@@ -357,7 +357,7 @@ fn closing(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn closing_again(ctx: BtfTracePointContext) -> i32 {
     let state: i32 = ctx.arg(2);
-    if state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE {
+    if !ends_something(state) {
         return 0;
     }
     let sk = Ptr::new(ctx.arg::<*const c_void>(0), get(&TASK).direct != 0);
@@ -365,6 +365,12 @@ fn closing_again(ctx: BtfTracePointContext) -> i32 {
         close(sk, state);
     }
     0
+}
+
+/// Whether anything of a connection ends with its way to this state.
+#[inline(always)]
+const fn ends_something(state: i32) -> bool {
+    state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK || state == TCP_CLOSE
 }
 
 /// What a connection's way to this state ends; once more, it ends nothing.

@@ -201,7 +201,8 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
     let peer = if incoming { peer.classed().id() } else { socket::destination(&PEERS, &peer, at) };
     let key = TcpKey { workload: owner(task), peer };
     // What it moved before is nobody's.
-    let (sent, received) = moved_bytes(sk, socket::tcp(sk), at, 0);
+    let tcp = socket::tcp(sk);
+    let (sent, received) = moved_bytes(sk, tcp, at, 0);
     *socket = TcpSocket {
         key,
         since: 0,
@@ -210,7 +211,7 @@ extern "C" fn seed(ctx: *const TaskFile) -> i32 {
         sent,
         received,
         syn: 0,
-        retransmits: retransmits(sk, at),
+        retransmits: retransmits(tcp, at),
         window_pass: 0,
     };
     count(&key, |cell| enter(cell, state as u32));
@@ -226,9 +227,10 @@ extern "C" fn look(ctx: *const TaskFile) -> i32 {
     let state = i32::from(sk.load::<u8>(at.state));
     if state != TCP_LISTEN {
         let Some(socket) = socket_state(sk, at, false) else { return 0 };
-        flush(sk, at, socket);
+        let tcp = socket::tcp(sk);
+        flush(sk, tcp, at, socket);
         if state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT {
-            note_window(sk, at, socket);
+            note_window(tcp, at, socket);
         }
         return 0;
     }
@@ -249,8 +251,7 @@ extern "C" fn look(ctx: *const TaskFile) -> i32 {
 
 /// Counts a connection whose peer takes nothing at the moment.
 #[inline(always)]
-fn note_window(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
-    let tcp = socket::tcp(sk);
+fn note_window(tcp: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
     if tcp.is_null() || tcp.load::<u32>(at.tcp_snd_wnd) != 0 {
         return;
     }
@@ -352,7 +353,7 @@ fn accepted(sk: Ptr, at: &SockOffsets) {
     let key = TcpKey { workload, peer: socket::peer(sk, at).classed().id() };
     let state = TCP_ESTABLISHED as u32;
     // Those of the answer to the SYN: there was no socket yet.
-    let retransmits = retransmits(sk, at);
+    let retransmits = retransmits(socket::tcp(sk), at);
     *socket = TcpSocket {
         key,
         since: now(),
@@ -414,13 +415,12 @@ fn moved(sk: Ptr, at: &SockOffsets, new: u32) {
     }
     if state == 0 {
         // Once, and not at each step on the way, which would take half as long again.
-        flush(sk, at, socket);
+        flush(sk, socket::tcp(sk), at, socket);
     }
     let old = socket.state;
     socket.state = state;
     count(&socket.key, |cell| {
         leave(cell, old);
-        // Nobody is counted in none.
         enter(cell, state);
         if since != 0 {
             // SAFETY: a field of the cell.
@@ -449,15 +449,13 @@ fn moved_bytes(sk: Ptr, tcp: Ptr, at: &SockOffsets, syn: u64) -> (u64, u64) {
 
 /// Segments that a socket has sent again so far.
 #[inline(always)]
-fn retransmits(sk: Ptr, at: &SockOffsets) -> u32 {
-    let tcp = socket::tcp(sk);
+fn retransmits(tcp: Ptr, at: &SockOffsets) -> u32 {
     if tcp.is_null() { 0 } else { tcp.load(at.tcp_total_retrans) }
 }
 
 /// Counts what a socket has moved since the last time, and its round-trip time if it has moved anything.
 #[inline(always)]
-fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
-    let tcp = socket::tcp(sk);
+fn flush(sk: Ptr, tcp: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
     let (sent, received) = moved_bytes(sk, tcp, at, socket.syn.into());
     let more_sent = sent.saturating_sub(socket.sent);
     let more_received = received.saturating_sub(socket.received);
@@ -479,23 +477,23 @@ fn flush(sk: Ptr, at: &SockOffsets, socket: &mut TcpSocket) {
 
 #[inline(always)]
 fn enter(cell: *mut TcpCell, state: u32) {
+    shift(cell, state, 1);
+}
+
+#[inline(always)]
+fn leave(cell: *mut TcpCell, state: u32) {
+    shift(cell, state, u64::MAX);
+}
+
+/// Nobody is counted in state 0, which is none.
+#[inline(always)]
+fn shift(cell: *mut TcpCell, state: u32, by: u64) {
     if state == 0 {
         return;
     }
     // SAFETY: a field of a live cell.
     if let Some(counter) = nth::<{ STATES.len() }>(unsafe { &raw mut (*cell).states }, state.into()) {
-        add(counter, 1);
-    }
-}
-
-#[inline(always)]
-fn leave(cell: *mut TcpCell, state: u32) {
-    if state == 0 {
-        return;
-    }
-    // SAFETY: as above.
-    if let Some(counter) = nth::<{ STATES.len() }>(unsafe { &raw mut (*cell).states }, state.into()) {
-        add(counter, u64::MAX);
+        add(counter, by);
     }
 }
 

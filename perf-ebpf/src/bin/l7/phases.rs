@@ -7,10 +7,11 @@
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
+use perf_common::cells::ByProtocol;
 use perf_common::http::Conn;
 use perf_common::kernel::SchedOffsets;
 use perf_common::l7::{ROLE_CLIENT, ROLE_SERVER};
-use perf_common::phases::{PhaseCell, PhaseKey, Progress, Serving};
+use perf_common::phases::{PhaseCell, Progress, Serving};
 use perf_common::workload::OTHER;
 use perf_ebpf::count::add;
 use perf_ebpf::kernel::Ptr;
@@ -18,7 +19,7 @@ use perf_ebpf::{get, unset, who};
 
 use super::TASK;
 
-perf_ebpf::table!(PhaseKey => PhaseCell, 2048, PH_INDEX, PH_CELLS, PH_FREE, PH_RECENT);
+perf_ebpf::table!(ByProtocol => PhaseCell, 2048, PH_INDEX, PH_CELLS, PH_FREE, PH_RECENT);
 
 /// All zero where the kernel lacks something.
 #[unsafe(no_mangle)]
@@ -70,8 +71,8 @@ pub(super) extern "C" fn note_phases(workload: u64, rest: u64, start: u64, end: 
     let Some(serving) = SERVING.get_ptr(0) else { return 0 };
     // SAFETY: this CPU's element.
     let split = unsafe { (*serving).split(start, end) };
-    let key = PhaseKey { workload, protocol: rest & 0xffff_ffff };
-    let other = PhaseKey { workload: OTHER, ..key };
+    let key = ByProtocol { workload, protocol: rest & 0xffff_ffff };
+    let other = ByProtocol { workload: OTHER, ..key };
     let Some(cell) = TABLE.find_or(&key, &other) else { return 0 };
     for (i, part) in split.into_iter().enumerate() {
         // SAFETY: a field of the cell.

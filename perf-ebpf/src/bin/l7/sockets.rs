@@ -9,10 +9,11 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use perf_common::bytes::opaque;
+use perf_common::cells::ByProtocol;
 use perf_common::events::Reason;
 use perf_common::kernel::SockOffsets;
 use perf_common::l7::Direction;
-use perf_common::sockets::{SocketCell, SocketKey, UDP, UNIX};
+use perf_common::sockets::{SocketCell, UDP, UNIX};
 use perf_common::workload::OTHER;
 use perf_ebpf::count::{EVENT_COUNTERS, Events, add};
 use perf_ebpf::kernel::Ptr;
@@ -21,7 +22,7 @@ use perf_ebpf::{get, who};
 
 use super::{TASK, WORKLOADS};
 
-perf_ebpf::table!(SocketKey => SocketCell, 4096, SO_INDEX, SO_CELLS, SO_FREE, SO_RECENT);
+perf_ebpf::table!(ByProtocol => SocketCell, 4096, SO_INDEX, SO_CELLS, SO_FREE, SO_RECENT);
 
 #[map]
 static SO_EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENT_COUNTERS, 0);
@@ -55,8 +56,8 @@ pub(super) extern "C" fn count_socket(protocol: u64, direction: u64, length: u64
     events.seen();
     let workload = who::workload(who::current(task_at), task_at);
     let id = workload.id();
-    let key = SocketKey { workload: id, protocol };
-    let Some(cell) = TABLE.find_or(&key, &SocketKey { workload: OTHER, protocol }) else {
+    let key = ByProtocol { workload: id, protocol };
+    let Some(cell) = TABLE.find_or(&key, &ByProtocol { workload: OTHER, protocol }) else {
         events.dropped(Reason::MapFull, 1);
         return 0;
     };

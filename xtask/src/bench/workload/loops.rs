@@ -6,16 +6,17 @@ use std::mem::{size_of, zeroed};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio, id};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use live_tests::Loop;
 
 use crate::bench::cpu::{self, Clock};
 use crate::bench::pairs::Slot;
-use crate::process::{command, text};
+use crate::process::command;
 
 /// Between looks at the clock.
 const BATCH: u32 = 256;
@@ -36,8 +37,8 @@ pub(super) fn file(cpu: usize, slot: Duration) -> Result<Slot> {
 }
 
 pub(super) fn disk(cpu: usize, slot: Duration) -> Result<Slot> {
-    let device = Loop::new()?;
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&device.0)?;
+    let device = Loop::new(Some(Path::new("/dev/shm")), DISK);
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(device.path())?;
     let pages = vec![[0_u8; PAGE]; 2];
     let mut pages = pages.concat();
     // Such reads want whole pages.
@@ -46,37 +47,15 @@ pub(super) fn disk(cpu: usize, slot: Duration) -> Result<Slot> {
     pinned(cpu, || {
         let mut at = 0;
         turns(slot, &[Clock::THIS_THREAD], || {
-            at = (at + PAGE as u64) % Loop::BYTES;
+            at = (at + PAGE as u64) % DISK;
             Ok(file.read_exact_at(page, at)?)
         })
     })
 }
 
 const PAGE: usize = 4096;
-
-/// A block device over a file in memory; gone with the value.
-struct Loop(PathBuf);
-
-impl Loop {
-    const BYTES: u64 = 16 << 20;
-
-    fn new() -> Result<Self> {
-        let path = PathBuf::from(format!("/dev/shm/perf-agent-bench-disk-{}", id()));
-        File::create_new(&path)
-            .with_context(|| format!("creating {}", path.display()))?
-            .set_len(Self::BYTES)?;
-        let device = text(command("losetup").args(["--find", "--show"]).arg(&path));
-        // The device keeps the file.
-        fs::remove_file(&path)?;
-        Ok(Self(device?.trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        command("losetup").arg("--detach").arg(&self.0).status().ok();
-    }
-}
+/// Bytes of the block device.
+const DISK: u64 = 16 << 20;
 
 pub(super) fn connections(cpu: usize, slot: Duration) -> Result<Slot> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
